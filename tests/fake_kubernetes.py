@@ -1,4 +1,5 @@
-"""A Kubernetes API server in memory, as far as the trainer speaks to one: TrainJobs and pods.
+"""A Kubernetes API server in memory, as far as the trainer speaks to one: TrainJobs, their pods and
+Kueue's workloads.
 
 It answers what was measured on a real one (1.36, with Kubeflow Trainer 2.3's CRDs): 409 on a taken
 name, 422 on immutable fields and bad names, suspension shown only by `.spec.suspend`, fields that
@@ -26,6 +27,7 @@ from tests import serving
 GROUP = "trainer.kubeflow.org"
 TRAINJOBS = f"/apis/{GROUP}/v1alpha1/namespaces/{{namespace}}/trainjobs"
 NAME = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
+WORKLOADS = "/apis/kueue.x-k8s.io/v1beta2/namespaces/{namespace}/workloads"
 USER = "system:serviceaccount:qcrd:trainer"
 RESERVED = "PET_"
 SPEC_FIELDS = {
@@ -77,6 +79,7 @@ class FakeCluster:
 
     train_jobs: dict[str, Json] = field(default_factory=dict)
     pods: dict[str, Json] = field(default_factory=dict)
+    workloads: dict[str, Json] = field(default_factory=dict)
     allowed: set[tuple[str, str]] | None = None
     """Pairs of verb and resource that the worker's service account has; None: all."""
     has_trainer: bool = True
@@ -98,6 +101,15 @@ class FakeCluster:
         labels = {"jobset.sigs.k8s.io/jobset-name": train_job}
         with self.lock:
             self.pods[name] = {"metadata": {"name": name, "labels": labels}, "status": status}
+
+    def refuse_quota(self, name: str, message: str) -> None:
+        """As Kueue does while it cannot admit a TrainJob."""
+        refused = {"type": "QuotaReserved", "status": "False", "reason": "Pending"}
+        with self.lock:
+            labels = {"kueue.x-k8s.io/job-uid": self.train_jobs[name]["metadata"]["uid"]}
+            about = {"name": f"trainjob-{name}", "labels": labels}
+            status = {"conditions": [{**refused, "message": message}]}
+            self.workloads[name] = {"metadata": about, "status": status}
 
     def finish_deletion(self, name: str) -> None:
         """The last pod is gone, and with it the finalizer."""
@@ -207,8 +219,9 @@ def _merge(target: Json, patch: Json) -> Json:
 
 
 def _selects(selector: str | None, labels: Json) -> bool:
-    pairs = (part.split("=", 1) for part in (selector or "").split(",") if part)
-    return all(labels.get(key) == value for key, value in pairs)
+    """By equality, `key=value`, or by a key that is there, `key`."""
+    parts = (part.partition("=") for part in (selector or "").split(",") if part)
+    return all(labels.get(key) == value if sign else key in labels for key, sign, value in parts)
 
 
 def build_app(cluster: FakeCluster) -> Starlette:
@@ -261,6 +274,12 @@ def build_app(cluster: FakeCluster) -> Starlette:
     jobs = answer(
         "list", "trainjobs", GROUP, lambda request, _: listed(cluster.train_jobs, request)
     )
+    workloads = answer(
+        "list",
+        "workloads",
+        "kueue.x-k8s.io",
+        lambda request, _: listed(cluster.workloads, request),
+    )
     get = answer("get", "trainjobs", GROUP, lambda request, _: cluster.get(named(request)))
     return Starlette(
         routes=[
@@ -270,6 +289,7 @@ def build_app(cluster: FakeCluster) -> Starlette:
             route(one, "PATCH", answer("patch", "trainjobs", GROUP, patch)),
             route(one, "DELETE", answer("delete", "trainjobs", GROUP, delete)),
             route("/api/v1/namespaces/{namespace}/pods", "GET", pods),
+            route(WORKLOADS, "GET", workloads),
         ]
     )
 

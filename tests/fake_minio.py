@@ -13,7 +13,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
-from minio.crypto import decrypt
+from minio.crypto import decrypt, encrypt
 from urllib3 import HTTPResponse
 
 ERROR = "<Error><Code>{}</Code><Message>no</Message><Resource>/</Resource></Error>"
@@ -38,6 +38,8 @@ class FakeMinio:
         app.put(f"{admin}/add-canned-policy")(self._add_policy)
         app.put(f"{admin}/add-user")(self._add_user)
         app.put(f"{admin}/set-user-or-group-policy")(self._set_policy)
+        app.get(f"{admin}/list-users")(self._list_users)
+        app.delete(f"{admin}/remove-user")(self._remove_user)
         app.api_route("/{bucket}", methods=["GET", "HEAD", "PUT"])(self._serve_bucket)
         return app
 
@@ -52,6 +54,23 @@ class FakeMinio:
             return refusal
         encrypted = HTTPResponse(io.BytesIO(await request.body()), preload_content=False)
         self.users[accessKey] = json.loads(decrypt(encrypted, self.admin[1]))["secretKey"]
+        return Response()
+
+    def _list_users(self, request: Request) -> Response:
+        if refusal := self._refuse(request):
+            return refusal
+        users = {
+            name: {"status": "enabled"}
+            | ({"policyName": self.given[name]} if name in self.given else {})
+            for name in self.users
+        }
+        return Response(encrypt(json.dumps(users).encode(), self.admin[1]))
+
+    def _remove_user(self, request: Request, accessKey: str) -> Response:
+        if refusal := self._refuse(request):
+            return refusal
+        del self.users[accessKey]
+        self.given.pop(accessKey, None)
         return Response()
 
     def _set_policy(self, request: Request, policyName: str, userOrGroup: str) -> Response:

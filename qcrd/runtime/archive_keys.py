@@ -6,6 +6,7 @@ from qcrd.runtime import keys
 
 JOBS = "jobs/"
 ENDED = "ended/"
+DELETED = "deleted-jobs/"
 GENERATIONS = "generations/"
 PUBLISHED = "published/"
 PUBLISHED_COMPLETE = "published-complete"
@@ -31,6 +32,11 @@ def ended_job_key(job_id: str, created_at: float) -> str:
     """An empty object whose key sorts ended jobs as their list does: the newest first, and of the
     same microsecond the largest id first."""
     return ENDED + _make_place(job_id, created_at)
+
+
+def deleted_job_key(job_id: str) -> str:
+    """An empty object: the job is being deleted, or was, and what is written of it has to go."""
+    return f"{DELETED}{job_id}"
 
 
 def parse_ended_job_key(key: str) -> tuple[float, str]:

@@ -56,8 +56,9 @@ class KubeflowSettings(EnvironmentSettings, env_prefix="QCRD_KUBEFLOW_"):
 
     `namespace`: of the TrainJobs and of `runtime`, a TrainingRuntime; by default the worker's own.
     `nodes`: pods of one job, with `QCRD_PROCESSES` ranks each. `queue`: a LocalQueue of Kueue's
-    that admits them. `deadline_seconds`: after which Kubernetes ends a TrainJob. `context`: of the
-    kubeconfig, outside a cluster.
+    that admits them. `deadline_seconds`: after which Kubernetes ends a TrainJob. `kept_seconds`:
+    for which a failed job's TrainJob stays, whose pods have its logs. `context`: of the kubeconfig,
+    outside a cluster.
     """
 
     namespace: str | None = None
@@ -65,6 +66,7 @@ class KubeflowSettings(EnvironmentSettings, env_prefix="QCRD_KUBEFLOW_"):
     nodes: Annotated[int, Field(ge=1, le=64)] = 1
     queue: str | None = None
     deadline_seconds: Annotated[int, Field(ge=60)] = 7 * 86_400
+    kept_seconds: Annotated[float, Field(ge=0)] = 86_400.0
     context: str | None = None
 
 

@@ -14,7 +14,12 @@ from qcrd.runtime.settings import DiscriminatorAddress, ModelSettings, load_sett
 from qcrd.runtime.storage.hub import ModelHub
 from services.trainer.base_model_reporting import start_reporting
 from services.trainer.execution.adoption import Adopter, start_adopting
-from services.trainer.execution.factory import check_executor, make_executor, name_watcher
+from services.trainer.execution.factory import (
+    check_executor,
+    make_executor,
+    name_watcher,
+    start_removing_leftovers,
+)
 from services.trainer.settings import TrainerSettings
 from services.trainer.supervision.training_process import supervise_training
 
@@ -36,6 +41,7 @@ def start_beside_the_jobs() -> None:
         start_adopting(
             lambda: Adopter(worker.deps, worker.redis, name_watcher(), train), worker.stop_event
         )
+        start_removing_leftovers(worker.redis, worker.deps.jobs, worker.stop_event)
 
 
 def read_settings() -> tuple[TrainerSettings, DiscriminatorAddress]:

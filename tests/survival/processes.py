@@ -58,6 +58,19 @@ class Part:
         self._process.kill()
         self._keeper.join()
 
+    def drain(self, grace_seconds: float) -> int | None:
+        """SIGTERM, and SIGKILL `grace_seconds` later, as Kubernetes ends a pod; it does not come
+        back by itself. Its exit code, None when it had to be killed."""
+        with self._lock:
+            self._unwanted.set()
+            assert self._process is not None
+            self._process.terminate()
+        try:
+            return self._process.wait(grace_seconds)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return None
+
     @property
     def pid(self) -> int:
         assert self._process is not None, f"{self.name} was never started"

@@ -8,7 +8,7 @@ from typing import Any
 
 from redis import Redis
 
-from qcrd.errors import Conflict, UnreadableRecord
+from qcrd.errors import Conflict, NotFound, UnreadableRecord
 from qcrd.records.job import Job, JobStatus, Lease
 from qcrd.records.specs.spec import JobSpec
 from qcrd.runtime import archive_keys, keys, redis_keys
@@ -152,7 +152,11 @@ def rebuild_jobs(
             restored.unreadable.append(job_id)
             continue
         if ended is not None:
-            archive.save(ended)  # with its place in the list, should that be missing
+            try:
+                archive.save(ended)  # with its place in the list, should that be missing
+            except NotFound:
+                restored.deleted.append(job_id)
+                continue
             restored.ended.append(job_id)
         elif (job := _make_job(store, job_id)) is not None:
             jobs.create(job)

@@ -117,7 +117,7 @@ def _archive_and_mark(deps: FinalizeDeps, job: Job) -> None:
         # Before its record is there: of a deleted job nothing may be found.
         JobArchive(deps.store).save(deps.jobs.update(job.id, mark_concluded))
     except NotFound:
-        # The job was deleted meanwhile, maybe before the archive was written.
+        # The job was deleted meanwhile, before the archive was written or between its writes.
         deps.events.delete(job.id)
         for key in deps.store.list(keys.job_prefix(job.id)):
             deps.store.delete(key)

@@ -48,6 +48,16 @@ class LeaseHeartbeat:
         self._stop.set()
         self._thread.join()
 
+    def set_ttl(self, ttl: float) -> None:
+        """Have the lease last `ttl` seconds from each renewal on, the first of which is now."""
+        if ttl == self._ttl:
+            return
+        self._ttl = ttl
+        try:
+            self._renew()
+        except Transient as error:
+            log.warning("lease not renewed: %s", error)
+
     def should_continue(self) -> bool:
         """Whether to keep working: the lease is current, and the job not cancelled or paused."""
         self._poll_job()
@@ -82,16 +92,19 @@ class LeaseHeartbeat:
     def _mark_lost(self) -> None:
         self._should_run, self._lease_lost = False, True
 
+    def _renew(self) -> None:
+        sent_at = time.monotonic()
+        try:
+            self._update_from_job(
+                renew_lease(self._jobs, self._id, self._token, time.time(), self._ttl)
+            )
+            self._renewed_at = sent_at
+        except (LeaseLost, NotFound):
+            self._mark_lost()
+
     def _renew_loop(self) -> None:
-        while not self._stop.wait(self._heartbeat):
-            sent_at = time.monotonic()
+        while not self._lease_lost and not self._stop.wait(self._heartbeat):
             try:
-                self._update_from_job(
-                    renew_lease(self._jobs, self._id, self._token, time.time(), self._ttl)
-                )
-                self._renewed_at = sent_at
-            except (LeaseLost, NotFound):
-                self._mark_lost()
-                return
+                self._renew()
             except Transient as error:
                 log.warning("lease not renewed: %s", error)

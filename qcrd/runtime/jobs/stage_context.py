@@ -100,6 +100,7 @@ class StageContext:
         self.counters = deps.counters
         self._is_stopping = deps.is_stopping
         self._heartbeat = heartbeat
+        self._ttl = deps.ttl
         self._timer = _StageTimer(job.progress.percent)
 
     def should_stop(self) -> bool:
@@ -113,6 +114,11 @@ class StageContext:
     def is_wanted(self) -> bool:
         """Whether the job is to go on, here or with another worker after this one."""
         return self._heartbeat.should_continue()
+
+    def set_lease_seconds(self, seconds: float | None) -> None:
+        """Have the lease last `seconds` from each renewal on, or as long as any (None). Never less:
+        a long one is for work elsewhere that goes on when this worker ends and cannot renew it."""
+        self._heartbeat.set_ttl(max(seconds or 0.0, self._ttl))
 
     def raise_if_stopping(self) -> None:
         """Raise `Interrupted` if `should_stop`."""

@@ -61,12 +61,11 @@ class Evictor:
         meanwhile, and has to be evicted later. `NotFound` where it was deleted."""
         job, archive = with_changes(self.jobs.get(job.id), concluded=True), EventArchive(self.store)
         newest = archive.add_new(job.id, self.events)
-        JobArchive(self.store).save(job)
-        if not self.store.list(keys.job_spec_key(job.id), limit=1):
-            # Of a job that is deleted meanwhile the spec goes before the record.
-            JobArchive(self.store).delete(job)
+        try:
+            JobArchive(self.store).save(job)
+        except NotFound:
             archive.delete(job.id)
-            raise NotFound(f"job {job.id} was deleted")
+            raise
         if newest is not None and not self.trimmer.delete_through(job.id, newest):
             return False
         account = tuple(self.buffer.read_account(job.id))

@@ -18,6 +18,9 @@ from qcrd.runtime.storage.store import find_record
 
 log = logging.getLogger(__name__)
 
+DELETION_MARK_SECONDS = 7 * DAY_SECONDS
+"""Longer than a process that is about to write of a deleted job can be held up."""
+
 
 def iter_removals(
     store: InventoriedStore, jobs: JobRecords, settings: RetentionSettings, now: float
@@ -31,6 +34,7 @@ def iter_removals(
         _iter_judges(store, known, settings, now),
         _iter_unpublished_models(store, known, settings, now),
         _iter_uploads(store, settings, now),
+        _iter_deletion_marks(store, now),
         _iter_generations(store, known, settings, now),
     ):
         try:
@@ -141,6 +145,15 @@ def _iter_uploads(
         if each.key not in described:
             reason = f"no file describes it, after {describe_age(now - each.modified)}"
             yield Removal.make("upload", each.key, reason, [each])
+
+
+def _iter_deletion_marks(store: InventoriedStore, now: float) -> Iterator[Removal]:
+    """Of deletions that every process which had the job then has seen, or is itself gone."""
+    for each in store.list_objects(archive_keys.DELETED):
+        if (age := now - each.modified) > DELETION_MARK_SECONDS:
+            name = each.key.removeprefix(archive_keys.DELETED)
+            reason = f"its job was deleted {describe_age(age)} ago"
+            yield Removal.make("deletion mark", name, reason, [each])
 
 
 def _list_described(store: InventoriedStore) -> set[str]:

@@ -2,14 +2,18 @@
 
 `python -m qcrd.runtime.storage.bucket_setup`, once and before the services: with the admin keys of
 a MinIO server it makes the bucket, a policy and the user of `QCRD_S3_ACCESS_KEY`, each of them
-again if it is there; a user whose secret key has changed gets the new one. Without admin keys it
-uses the services' own.
+again if it is there; a user whose secret key has changed gets the new one. Others who have that
+policy and no more are those of former access keys, and are removed. Without admin keys it uses the
+services' own.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Self
 
 import urllib3
@@ -71,23 +75,44 @@ def prepare_bucket(settings: StoreSettings, admin: StoreAdminSettings) -> None:
     # Whoever lists an empty folder first makes the bucket.
     S3Store(owner).list("ready/")
     if admin.access_key:
-        _make_user(settings, admin)
+        client = _make_client(settings, admin)
+        with _translate_admin_errors(settings):
+            _make_user(client, settings)
         S3Store(settings).list("ready/")
+        # Not before the new one is known to work.
+        with _translate_admin_errors(settings):
+            _remove_former_users(client, settings)
 
 
-def _make_user(settings: StoreSettings, admin: StoreAdminSettings) -> None:
-    """The user of `settings`, whose one policy is named after the bucket."""
-    client = MinioAdmin(
+def _make_client(settings: StoreSettings, admin: StoreAdminSettings) -> MinioAdmin:
+    return MinioAdmin(
         endpoint=settings.endpoint,
         credentials=StaticProvider(admin.access_key, admin.secret_key.get_secret_value()),
         region=settings.region,
         secure=settings.secure,
         http_client=urllib3.PoolManager(timeout=urllib3.Timeout(connect=3.0, read=30.0)),
     )
+
+
+def _make_user(client: MinioAdmin, settings: StoreSettings) -> None:
+    """The user of `settings`, whose one policy is named after the bucket."""
+    client.policy_add(settings.bucket, policy=make_policy(settings.bucket))
+    client.user_add(settings.access_key, settings.secret_key.get_secret_value())
+    client.policy_set(settings.bucket, user=settings.access_key)
+
+
+def _remove_former_users(client: MinioAdmin, settings: StoreSettings) -> None:
+    """Users with our policy alone, which nobody else is given, but the one of `settings`."""
+    for name, user in json.loads(client.user_list()).items():
+        if user.get("policyName") == settings.bucket and name != settings.access_key:
+            client.user_remove(name)
+            log.info("removed the user of a former QCRD_S3_ACCESS_KEY: %s", name)
+
+
+@contextmanager
+def _translate_admin_errors(settings: StoreSettings) -> Iterator[None]:
     try:
-        client.policy_add(settings.bucket, policy=make_policy(settings.bucket))
-        client.user_add(settings.access_key, settings.secret_key.get_secret_value())
-        client.policy_set(settings.bucket, user=settings.access_key)
+        yield
     except MinioAdminException as error:
         raise Transient(
             f"the store's administration refuses: {_read_code(error)}; check "

@@ -113,6 +113,8 @@ def delete_job(gateway: Gateway, job: Job, caller: ApiKey) -> None:
         )
     if not job.concluded:  # a later finalization would restore what is deleted here
         finalize(gateway, job)
+    archive = JobArchive(gateway.store)
+    archive.mark_deleted(job.id)
     if job.rationale_set is not None:  # it names the scores, which are deleted with the job
         gateway.store.delete(keys.rationale_scores_key(job.rationale_set, job.id))
     for prefix in (keys.job_prefix(job.id), keys.judge_prefix(job.id)):
@@ -122,7 +124,7 @@ def delete_job(gateway: Gateway, job: Job, caller: ApiKey) -> None:
     delete_result_file(gateway.store, job.id)
     gateway.events.delete(job.id)
     delete_account(gateway.shared.generation_buffer, job.id)
-    JobArchive(gateway.store).delete(job)
+    archive.delete(job)
     gateway.jobs.delete(job.id)
 
 

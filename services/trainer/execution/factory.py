@@ -5,14 +5,20 @@ from __future__ import annotations
 import importlib.util
 import os
 import socket
+import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic_settings import SettingsError
 from redis import Redis
 
+from qcrd.runtime.jobs.store import JobRecords
 from services.trainer.execution.executor import Executor
 from services.trainer.execution.local import LocalExecutor
 from services.trainer.settings import KubeflowSettings, TrainerSettings
+
+if TYPE_CHECKING:
+    from services.trainer.execution.cluster_api import ClusterApi
 
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 """The namespace of a pod that has its service account's token."""
@@ -49,24 +55,41 @@ def make_executor(settings: TrainerSettings, redis: Redis) -> Executor:
     if settings.executor == "local":
         return LocalExecutor(grace_seconds=settings.grace_seconds, processes=settings.processes)
     # Only where it is asked for: the client is in an extra of its own.
-    from kubernetes import client, config
-
     from services.trainer.execution.kubeflow import KubeflowExecutor
 
     kubeflow = KubeflowSettings()
+    return KubeflowExecutor(
+        _connect_cluster(kubeflow),
+        redis,
+        kubeflow,
+        watcher=name_watcher(),
+        processes=settings.processes,
+        grace_seconds=settings.grace_seconds,
+    )
+
+
+def start_removing_leftovers(redis: Redis, jobs: JobRecords, stop_event: threading.Event) -> None:
+    """Delete the TrainJobs of jobs that are over, in a thread, until the worker stops."""
+    from services.trainer.execution.leftovers import LeftoverRemover, start_removing
+
+    kubeflow = KubeflowSettings()
+    kept = kubeflow.kept_seconds
+    start_removing(
+        lambda: LeftoverRemover(_connect_cluster(kubeflow), redis, jobs, kept_seconds=kept),
+        stop_event,
+    )
+
+
+def _connect_cluster(settings: KubeflowSettings) -> ClusterApi:
+    from kubernetes import client, config
+
+    from services.trainer.execution.cluster_api import ClusterApi
+
     configuration = client.Configuration()
     # urllib3 would repeat a request that hangs three times, for longer than a watch lasts.
     configuration.retries = False
     if os.environ.get("KUBERNETES_SERVICE_HOST"):
         config.load_incluster_config(configuration)
     else:
-        config.load_kube_config(context=kubeflow.context, client_configuration=configuration)
-    return KubeflowExecutor(
-        client.ApiClient(configuration),
-        redis,
-        kubeflow,
-        namespace=find_namespace(kubeflow),
-        watcher=name_watcher(),
-        processes=settings.processes,
-        grace_seconds=settings.grace_seconds,
-    )
+        config.load_kube_config(context=settings.context, client_configuration=configuration)
+    return ClusterApi(client.ApiClient(configuration), find_namespace(settings))

@@ -6,7 +6,7 @@ manages may change none of them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qcrd.records.job import Job
@@ -15,6 +15,9 @@ from services.trainer.settings import KubeflowSettings
 GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
 JOB_LABEL, LEASE_LABEL = "qcrd.io/job", "qcrd.io/lease"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+KUEUE_GROUP, KUEUE_VERSION = "kueue.x-k8s.io", "v1beta2"
+WORKLOAD_LABEL = "kueue.x-k8s.io/job-uid"
+"""Of the workload that Kueue makes for a TrainJob: that one's uid."""
 POD_LABEL = "jobset.sigs.k8s.io/jobset-name"
 """Of a TrainJob's pods: the JobSet has the TrainJob's name."""
 
@@ -24,6 +27,12 @@ TrainJob = Mapping[str, Any]
 def name_train_job(job: Job) -> str:
     """The same for the same lease, which is what makes starting it twice harmless."""
     return f"{job.id}-{job.lease.token}"
+
+
+def read_lease(train_job: TrainJob) -> int | None:
+    """The token of the lease that it was made under."""
+    token = train_job["metadata"].get("labels", {}).get(LEASE_LABEL, "")
+    return int(token) if token.isdecimal() else None
 
 
 def make_train_job(job: Job, settings: KubeflowSettings, processes: int) -> dict[str, Any]:
@@ -71,6 +80,15 @@ def describe_waiting(train_job: TrainJob, settings: KubeflowSettings) -> str:
             return f"TrainJob {name} waits for a place in Kueue's queue {settings.queue}"
         return f"TrainJob {name} is suspended"
     return f"TrainJob {name} is starting"
+
+
+def find_not_admitted(workloads: Sequence[Mapping[str, Any]]) -> str | None:
+    """Why Kueue reserves no quota for any of its workloads, in Kueue's words."""
+    for workload in workloads:
+        for condition in workload.get("status", {}).get("conditions", ()):
+            if condition["type"] == "QuotaReserved" and condition["status"] == "False":
+                return str(condition.get("message") or condition.get("reason") or "") or None
+    return None
 
 
 def find_failed_container(pods: list[Any]) -> tuple[str, int, str] | None:

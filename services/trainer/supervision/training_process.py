@@ -16,6 +16,10 @@ from services.trainer.supervision.progress_mark import ProgressWatch
 
 log = logging.getLogger(__name__)
 
+WAITING_LEASE_SECONDS = 900.0
+"""Of the lease while a training that outlives its worker has not begun: it does not renew it then,
+so that a rollout of the workers, with its pulls of images of several GB, has to be over before."""
+
 
 def supervise_training(
     stage: StageContext, executor: Executor, *, stall_seconds: float = math.inf
@@ -57,13 +61,16 @@ def _wait_for_end(
     """The last status; None when the training has to be stopped. `ProcessDied` while it runs and
     makes no progress."""
     watch = ProgressWatch()
-    told = ""
+    told, has_begun = "", False
     while True:
         status = executor.poll(execution)
         if status.state == "ended":
             return status
         if not stage.is_wanted():
             return None
+        has_begun |= status.state == "running"
+        if executor.outlives_worker:
+            stage.set_lease_seconds(None if has_begun else WAITING_LEASE_SECONDS)
         if stage.is_worker_stopping():
             if executor.outlives_worker:
                 raise WorkGoesOn(f"job {stage.job.id} trains on without this worker")

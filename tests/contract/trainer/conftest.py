@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import yaml
 
+from qcrd.runtime.settings import RedisSettings
 from tests import fake_kubernetes, manifests
 from tests.conftest import needed
 from tests.fake_kubernetes import FakeCluster
 
-ROLE = manifests.K8S / "components/kubeflow/rbac.yaml"
+ROLES = ("kubeflow/rbac.yaml", "kueue/queue.yaml")
 
 
 def read_permissions() -> set[tuple[str, str]]:
-    """Verb and resource, of the Role that the trainer gets."""
-    (role,) = (d for d in yaml.safe_load_all(ROLE.read_text()) if d["kind"] == "Role")
+    """Verb and resource, of the Roles that the trainer gets."""
+    texts = ((manifests.K8S / "components" / name).read_text() for name in ROLES)
+    documents = [d for text in texts for d in yaml.safe_load_all(text)]
     return {
         (verb, resource)
+        for role in documents
+        if role["kind"] == "Role"
         for rule in role["rules"]
         for verb in rule["verbs"]
         for resource in rule["resources"]
@@ -27,7 +32,7 @@ def read_permissions() -> set[tuple[str, str]]:
 
 @pytest.fixture
 def cluster() -> FakeCluster:
-    """It allows what the Role of k8s/components/kubeflow does, and nothing else."""
+    """It allows what the Roles of k8s/components do, and nothing else."""
     return FakeCluster(allowed=read_permissions())
 
 
@@ -36,3 +41,11 @@ def api(cluster: FakeCluster) -> Iterator[object]:
     client = needed("kubernetes.client")
     with fake_kubernetes.running(cluster) as url:
         yield client.ApiClient(client.Configuration(host=url))
+
+
+@pytest.fixture
+def site(cluster: FakeCluster, api: Any, redis_settings: RedisSettings) -> Any:
+    # Without the client's wheel `api` has skipped the test.
+    from tests.contract.trainer.cluster_site import Site
+
+    return Site(cluster, api, redis_settings)

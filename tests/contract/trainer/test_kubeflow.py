@@ -4,97 +4,21 @@ ones."""
 from __future__ import annotations
 
 import threading
-import time
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from kubernetes.client import ApiClient
 
 from qcrd.errors import Transient
-from qcrd.records.job import Job, JobFailure, JobStatus, Stage
-from qcrd.runtime.jobs.commands import claim_job, transition_job
-from qcrd.runtime.jobs.memory_store import MemoryJobStore
-from qcrd.runtime.jobs.queue import MemoryJobQueue
-from qcrd.runtime.jobs.stage_context import JobDone, StageContext, WorkerDeps
-from qcrd.runtime.jobs.stage_runner import run_stage
-from qcrd.runtime.redis.connection import connect_redis
-from qcrd.runtime.redis.event_log import MemoryEventLog
-from qcrd.runtime.settings import RedisSettings
-from qcrd.runtime.storage.store import MemoryStore
+from qcrd.records.job import JobFailure, JobStatus
+from qcrd.runtime.jobs.commands import transition_job
+from qcrd.runtime.jobs.stage_context import JobDone, StageContext
 from services.trainer.execution.adoption import Adopter
-from services.trainer.execution.kubeflow import KubeflowExecutor
 from services.trainer.execution.train_job import JOB_LABEL, QUEUE_LABEL
-from services.trainer.execution.training_state import TrainingState
-from services.trainer.settings import KubeflowSettings
 from services.trainer.supervision.process_outcome import Outcome
 from services.trainer.supervision.training_process import supervise_training
+from tests.contract.trainer.cluster_site import DONE, ID, NAME, Site, in_thread, wait_until
 from tests.contract.trainer.conftest import read_permissions
-from tests.fake_kubernetes import FakeCluster
-from tests.integration.site import spec
-from tests.unit.runtime.jobs.test_stage_runner import a_report
-
-ID = "ftjob-" + "a" * 24
-NAME = f"{ID}-1"
-DONE = Outcome(kind="done", report=a_report(), model="model-1")
-
-
-class Site:
-    """Workers on one job store, and the cluster that they have their trainings in."""
-
-    def __init__(self, cluster: FakeCluster, api: ApiClient, redis_settings: RedisSettings) -> None:
-        self.cluster, self.api = cluster, api
-        self.redis = connect_redis(redis_settings)
-        self.jobs = MemoryJobStore()
-        self.deps = WorkerDeps(
-            self.jobs, MemoryEventLog(), MemoryStore(), MemoryJobQueue(), heartbeat=0.1, ttl=30.0
-        )
-        self.jobs.create(
-            Job(id=ID, spec=spec(), status=JobStatus.QUEUED, stage=Stage.TRAINING, created_at=0.0)
-        )
-
-    def executor(self, **settings: Any) -> KubeflowExecutor:
-        return KubeflowExecutor(
-            self.api,
-            self.redis,
-            KubeflowSettings(**settings),
-            namespace="qcrd",
-            watcher="me",
-            poll_seconds=0.05,
-        )
-
-    def state(self, token: int = 1) -> TrainingState:
-        return TrainingState(self.redis, ID, token)
-
-    def work(self, *, deps: WorkerDeps | None = None, **settings: Any) -> Job:
-        executor = self.executor(**settings)
-        run_stage(
-            deps or self.deps, ID, Stage.TRAINING, lambda stage: supervise_training(stage, executor)
-        )
-        return self.jobs.get(ID)
-
-    def claimed(self) -> Job:
-        job = claim_job(self.jobs, ID, "one", stage=Stage.TRAINING, now=time.time())
-        assert job is not None
-        return job
-
-
-@pytest.fixture
-def site(cluster: FakeCluster, api: ApiClient, redis_settings: RedisSettings) -> Site:
-    return Site(cluster, api, redis_settings)
-
-
-def wait_until(happens: Any) -> None:
-    until = time.monotonic() + 150
-    while not happens():
-        assert time.monotonic() < until, "it did not happen"
-        time.sleep(0.01)
-
-
-def in_thread(work: Any, *args: Any, **kwargs: Any) -> threading.Thread:
-    thread = threading.Thread(target=work, args=args, kwargs=kwargs, daemon=True)
-    thread.start()
-    return thread
 
 
 def test_a_training_is_a_train_job_with_the_name_of_its_lease(site: Site) -> None:
@@ -126,6 +50,11 @@ def test_kueue_starts_it_and_the_job_says_that_it_waits(site: Site) -> None:
     made = site.cluster.train_jobs[NAME]
     assert made["metadata"]["labels"][QUEUE_LABEL] == "gpus"
     assert made["spec"]["suspend"] is True
+    why = "couldn't assign flavors to pod set node: insufficient quota for nvidia.com/gpu"
+    site.cluster.refuse_quota(NAME, why)
+    wait_until(lambda: (site.jobs.get(ID).waiting or "").endswith(f"queue gpus: {why}"))
+    site.cluster.allowed = read_permissions() - {("list", "workloads")}
+    wait_until(lambda: (site.jobs.get(ID).waiting or "").endswith("Kueue's queue gpus"))
     site.cluster.unsuspend(NAME)
     worker.join(60)
     assert site.jobs.get(ID).status is JobStatus.SUCCEEDED

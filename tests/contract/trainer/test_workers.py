@@ -19,9 +19,11 @@ from qcrd.runtime.jobs.queue import CeleryJobQueue, create_celery_app
 from qcrd.runtime.jobs.store import RedisJobStore
 from qcrd.runtime.redis.connection import connect_redis
 from qcrd.runtime.settings import RedisSettings
+from services.trainer.execution.train_job import make_train_job, name_train_job
 from services.trainer.execution.training_state import TrainingState
+from services.trainer.settings import KubeflowSettings
 from tests.conftest import free_ports
-from tests.contract.trainer.test_kubeflow import DONE, wait_until
+from tests.contract.trainer.cluster_site import DONE, wait_until
 from tests.fake_kubernetes import FakeCluster
 from tests.integration.site import spec
 
@@ -52,6 +54,20 @@ def worker(environment: dict[str, str], name: str) -> Iterator[subprocess.Popen[
         process.wait()
 
 
+def make_job(job_id: str, status: JobStatus) -> Job:
+    now = time.time()
+    return Job(id=job_id, spec=spec(), status=status, stage=Stage.TRAINING, created_at=now)
+
+
+def leave_cancelled_job(jobs: RedisJobStore, cluster: FakeCluster) -> str:
+    """The name of the TrainJob of a job that was cancelled while no worker was there."""
+    job = make_job(keys.new_id("ftjob"), JobStatus.CANCELLED)
+    jobs.create(job)
+    made = make_train_job(job, KubeflowSettings(), processes=1)
+    cluster.create("qcrd", made, strict=True)
+    return name_train_job(job)
+
+
 def test_the_next_worker_takes_up_what_a_killed_one_had(
     cluster: FakeCluster, api: ApiClient, redis_settings: RedisSettings, tmp_path: Path
 ) -> None:
@@ -71,28 +87,23 @@ def test_the_next_worker_takes_up_what_a_killed_one_had(
     jobs, job_id = RedisJobStore(redis), keys.new_id("ftjob")
     state = TrainingState(redis, job_id, token=1)
     cluster.on_start = lambda _: state.mark_progress()
-    queued = Job(
-        id=job_id,
-        spec=spec(),
-        status=JobStatus.QUEUED,
-        stage=Stage.TRAINING,
-        created_at=time.time(),
-    )
-    jobs.create(queued)
+    jobs.create(make_job(job_id, JobStatus.QUEUED))
     CeleryJobQueue(create_celery_app(redis_settings)).send(Stage.TRAINING, job_id)
     with worker(environment, "first"):
         wait_until(lambda: f"{job_id}-1" in cluster.train_jobs)
     assert state.is_watched()
     state.leave_watch()  # as when the time has run out that it had watched for
     looked = cluster.requests.count("get trainjobs")
+    leftover = leave_cancelled_job(jobs, cluster)
     with worker(environment, "second"):
         wait_until(lambda: cluster.requests.count("get trainjobs") > looked)
         assert state.is_watched()
         state.write_outcome(DONE)
         wait_until(lambda: jobs.get(job_id).status is JobStatus.SUCCEEDED)
+        wait_until(lambda: "finalizers" in cluster.train_jobs[leftover]["metadata"])
     ended = jobs.get(job_id)
     assert (ended.attempt, ended.lease.token, ended.model) == (0, 1, "model-1")
-    assert list(cluster.train_jobs) == [f"{job_id}-1"]
+    assert list(cluster.train_jobs) == [f"{job_id}-1", leftover]
     assert cluster.requests.count("create trainjobs") == 1, "the second worker started nothing"
 
 

@@ -19,6 +19,7 @@ from qcrd.runtime.settings import (
     RedisSettings,
     StoreSettings,
 )
+from qcrd.runtime.storage.bucket_setup import StoreAdminSettings
 from services.api import worker as api_worker  # noqa: F401  its settings are then known
 from services.api.settings import StudentSettings
 from services.discriminator.settings import DiscriminatorSettings
@@ -41,21 +42,27 @@ PROGRAMS = {
     "teacher": "services/teacher/routes",
 }
 MINIO_PROBES = {"/minio/health/live", "/minio/health/ready"}
-FOREIGN = {"HF_HOME", "HF_TOKEN", "NCCL_DEBUG", "MODELS", "MINIO_ROOT_USER", "MINIO_ROOT_PASSWORD"}
+FOREIGN = {
+    *("HF_HOME", "HF_TOKEN", "HOME", "MINIO_ROOT_PASSWORD", "MINIO_ROOT_USER", "MODELS"),
+    *("NCCL_DEBUG", "REDISCLI_AUTH"),
+}
 """Variables that other programs than ours read."""
+SECRET = re.compile(r"(KEY|SECRET|PASSWORD|TOKEN|AUTH|REDIS_URL|ROOT_USER)S?$")
+"""Variables whose values are secrets: the URL of Redis has its password."""
 REDIS, STORE, JUDGES = RedisSettings, StoreSettings, DiscriminatorAddress
 READ: dict[str, tuple[type[EnvironmentSettings], ...]] = {
     "api": (REDIS, STORE, JUDGES, StudentSettings),
     "api-worker": (REDIS, STORE, LivenessSettings),
     "trainer": (REDIS, STORE, JUDGES, LivenessSettings, TrainerSettings, KubeflowSettings),
     "training": (REDIS, STORE, JUDGES, TrainerSettings),
+    "bucket": (STORE, StoreAdminSettings),
     "students": (STORE, JUDGES, StudentsSettings),
     "discriminator": (STORE, DiscriminatorSettings),
     "teacher": (ServerSettings,),
 }
 """The settings whose values a pod has to be told, as its own defaults are those of one machine."""
 PEERS = {
-    "QCRD_REDIS_URL": ("redis", 6379),
+    "QCRD_REDIS_URL": ("redis", 6379),  # by a secret, so that its host is not looked at
     "QCRD_S3_ENDPOINT": ("minio", 9000),
     "QCRD_DISCRIMINATOR_URL": ("discriminator", 8090),
     "QCRD_STUDENTS_URL": ("students", 8070),
@@ -214,7 +221,7 @@ def test_values_are_valid_and_secrets_are_references(
     for name, container in manifests.iter_containers(documents):
         told = manifests.environment(documents, container)
         for variable, entry in told.items():
-            if re.search(r"(KEY|SECRET|PASSWORD|TOKEN)S?$", variable):
+            if SECRET.search(variable):
                 assert "secretKeyRef" in entry.get("valueFrom", {}), (name, variable)
         with monkeypatch.context() as environment_of_pod:
             for variable, entry in told.items():
@@ -268,6 +275,13 @@ def test_network_policies_have_every_edge_and_no_other(folder: str) -> None:
         for port in (29400, 41234):  # the rendezvous, and any of gloo's
             assert manifests.allows(policies, rank, rank, port, "egress")
             assert manifests.allows(policies, rank, rank, port, "ingress")
+
+
+def test_jobs_are_gone_before_they_are_applied_again() -> None:
+    """The pod template of a Job that is there cannot be changed, by another tag for instance."""
+    for folder in FOLDERS:
+        for job in of_kind(render(folder), "Job"):
+            assert 0 < job["spec"]["ttlSecondsAfterFinished"] <= 600, job["metadata"]["name"]
 
 
 def test_grace_periods_are_longer_than_what_they_wait_for() -> None:
@@ -335,6 +349,24 @@ def test_workers_are_scaled_by_jobs_that_want_one() -> None:
             d for d in of_kind(documents, "Deployment") if d["metadata"]["name"] == name
         )
         assert "replicas" not in deployment["spec"], "KEDA's number would be overwritten"
+
+
+def test_what_holds_the_jobs_is_evicted_last() -> None:
+    documents = render("overlays/gpu-prod")
+    values = {d["metadata"]["name"]: d["value"] for d in of_kind(documents, "PriorityClass")}
+    named = {
+        name: template["spec"].get("priorityClassName")
+        for name, template in pod_templates(documents).items()
+    }
+    assert {name for name, given in named.items() if given} == {
+        *("api", "students", "teacher", "discriminator")
+    }
+    assert {given for given in named.values() if given} == {"qcrd-serving"}
+    assert values["qcrd-state"] > values["qcrd-serving"] > 0
+    made = yaml.safe_load((K8S / "components/priority/kustomization.yaml").read_text())
+    targets = {name for p in made["patches"] for name in p["target"]["name"].split("|")}
+    base = of_kind(render("base"), "Deployment", "StatefulSet")
+    assert targets <= {d["metadata"]["name"] for d in base}
 
 
 def test_the_namespace_is_restricted() -> None:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from qcrd.errors import QcrdError
 from qcrd.records.job import Job
 from qcrd.runtime import archive_keys, keys
+from qcrd.runtime.jobs.store import make_not_found_error
 from qcrd.runtime.storage.store import Store, find_readable_records, find_record, write_record
 
 log = logging.getLogger(__name__)
@@ -26,9 +27,18 @@ class JobArchive:
         self._store = store
 
     def save(self, job: Job) -> None:
-        """Write the record of an ended job, and then what makes it one of their list."""
+        """Write the record of an ended job, and then what makes it one of their list. `NotFound`
+        when the job is being deleted, or was: nothing is left of either then."""
         write_record(self._store, archive_keys.job_record_key(job.id), job)
         self._store.put(archive_keys.ended_job_key(job.id, job.created_at), b"")
+        # After the writes: a deletion that is marked only now removes them itself.
+        if is_marked_deleted(self._store, job.id):
+            self.delete(job)
+            raise make_not_found_error(job.id)
+
+    def mark_deleted(self, job_id: str) -> None:
+        """Before anything of the job is deleted: whoever is about to save it undoes that."""
+        self._store.put(archive_keys.deleted_job_key(job_id), b"")
 
     def find(self, job_id: str) -> Job | None:
         """The record of an ended job, None for any other. `UnreadableRecord`."""
@@ -57,10 +67,17 @@ class JobArchive:
         self._store.delete(archive_keys.job_record_key(job.id))
 
 
+def is_marked_deleted(store: Store, job_id: str) -> bool:
+    return bool(store.list(archive_keys.deleted_job_key(job_id), limit=1))
+
+
 def save_snapshot(store: Store, job: Job) -> None:
     """Leave the record of a living job in the store, from which `qcrd rebuild` makes jobs when
     Redis is lost. It is no harm where that fails: an earlier snapshot or the spec is there."""
+    key = archive_keys.job_snapshot_key(job.id)
     try:
-        write_record(store, archive_keys.job_snapshot_key(job.id), job)
+        write_record(store, key, job)
+        if is_marked_deleted(store, job.id):
+            store.delete(key)
     except QcrdError as error:
         log.warning("no snapshot of the job: %s", error, extra={"data": {"job_id": job.id}})

@@ -15,7 +15,7 @@ from qcrd.method.prompts import build_teacher_prompt
 from qcrd.records.checkpoint import CheckpointManifest
 from qcrd.records.job import JobStatus, PublishedModel, Stage
 from qcrd.records.teachers.prompt import PromptForm
-from qcrd.runtime import keys
+from qcrd.runtime import archive_keys, keys
 from qcrd.runtime.jobs import commands as verbs
 from qcrd.runtime.jobs.state_machine import release_lease, with_changes
 from qcrd.runtime.redis.counters import observe_stage_seconds
@@ -84,7 +84,8 @@ def test_only_a_job_that_is_over_is_deleted_and_then_it_is_gone(here: Here, job_
     assert here.client.delete(f"{JOBS}/{job_id}").json()["deleted"] is True
     refused(here.client.get(f"{JOBS}/{job_id}"), 404, "not_found")
     assert here.events.read(job_id) == []
-    assert [key for key in here.store.list("") if job_id in key] == []
+    left = [key for key in here.store.list("") if job_id in key]
+    assert left == [archive_keys.deleted_job_key(job_id)]
     refused(here.client.delete(f"{JOBS}/{job_id}"), 404, "not_found")
 
 

@@ -257,11 +257,19 @@ def test_a_job_that_is_deleted_while_it_is_evicted_does_not_come_back(room: Room
     room.events.append(job.id, "told")
     for removal in room.sweeper.evictor.iter_due(NOW, 0.0):
         assert removal.id == job.id
-        room.store.delete(keys.job_spec_key(job.id))  # as a deletion begins, whose record goes last
+        JobArchive(room.store).mark_deleted(job.id)  # as a deletion begins, whose record goes last
         with pytest.raises(NotFound):
             room.sweeper.evictor.evict(removal)
-    assert room.store.list("") == []
+    left = [archive_keys.deleted_job_key(job.id), keys.job_spec_key(job.id)]
+    assert room.store.list("") == left
     assert room.jobs.get(job.id) == job, "the deletion itself removes it"
+
+
+def test_marks_of_deleted_jobs_go_after_a_week(room: Room) -> None:
+    mark, old = (archive_keys.deleted_job_key(keys.new_id("ftjob")) for _ in range(2))
+    room.put(mark, 6.9)
+    room.put(old, 7.1)
+    assert room.sweep() == {"deletion mark": {old}}
 
 
 def test_the_long_log_of_a_living_job_is_archived_from_its_beginning(room: Room) -> None:

@@ -52,6 +52,23 @@ def test_a_changed_secret_key_is_the_user_s_new_one(
     assert minio.users == {"ours": "newer"}
 
 
+def test_the_user_of_a_former_access_key_goes_and_no_other(
+    minio: FakeMinio, settings: StoreSettings
+) -> None:
+    """Others than ours have no policy, another one, or another one beside ours."""
+    prepare_bucket(settings, ADMIN)
+    given = {"reader": "readonly", "analyst": "qcrd,readonly"}
+    minio.given |= given
+    minio.users |= dict.fromkeys(("reader", "analyst", "idle"), "x")
+    newer = settings.model_copy(update={"access_key": "newer"})
+    for _ in range(2):
+        prepare_bucket(newer, ADMIN)
+    assert minio.users.keys() == {"newer", "reader", "analyst", "idle"}
+    assert minio.given == {"newer": "qcrd", **given}
+    with pytest.raises(Transient, match="QCRD_S3_ACCESS_KEY"):
+        S3Store(settings).list("ready/")
+
+
 def test_wrong_admin_keys_are_named(minio: FakeMinio, settings: StoreSettings) -> None:
     minio.buckets.add("qcrd")
     minio.policies["all"] = {
