@@ -136,13 +136,15 @@ class Stack:
         files, purpose = {"file": (name, content)}, {"purpose": "fine-tune"}
         return str(self.request("POST", "/v1/files", files=files, data=purpose)["id"])
 
-    def create(self, **changes: Any) -> str:
+    def create(self, *, iterations: int | None = None, **changes: Any) -> str:
         """A job of `small.yaml` without its baseline and most of its examples, whose tokens the
         teacher reads for a minute; the teacher's outputs are reused."""
         body = yaml.safe_load((DATA / "small.yaml").read_text()) | changes
         settings = body["method"]["qcrd"]
         settings.pop("baselines")
         settings["task"]["examples"] = settings["task"]["examples"][:3]
+        if iterations is not None:
+            settings["hyperparameters"]["iterations"] = iterations
         for field in ("training_file", "test_file"):
             body[field] = self.upload(body[field])
         return str(self.request("POST", "/v1/fine_tuning/jobs", json=body)["id"])
@@ -184,12 +186,14 @@ class Stack:
         return self.predictions(job_id)
 
     def predictions(self, job_id: str) -> list[Prediction]:
+        return list(read_lines(self.store(), keys.job_predictions_key(job_id), Prediction))
+
+    def store(self) -> S3Store:
         secrets = {
             name: self.compose("exec", "-T", "api", "cat", f"/secrets/s3/QCRD_S3_{name.upper()}")
             for name in ("access_key", "secret_key")
         }
-        store = S3Store(StoreSettings(endpoint=f"127.0.0.1:{self.s3_port}", **secrets))
-        return list(read_lines(store, keys.job_predictions_key(job_id), Prediction))
+        return S3Store(StoreSettings(endpoint=f"127.0.0.1:{self.s3_port}", **secrets))
 
     def readiness(self) -> tuple[int, dict[str, Any]]:
         """0 while the gateway itself does not answer."""

@@ -25,6 +25,7 @@ from qcrd.runtime.jobs.commands import claim_job
 from qcrd.runtime.jobs.queue import MemoryJobQueue
 from qcrd.runtime.redis.connection import connect_redis
 from qcrd.runtime.settings import RedisSettings
+from services.trainer.execution.cluster_api import ClusterApi
 from services.trainer.execution.kubeflow import KubeflowExecutor
 from services.trainer.execution.training_state import TrainingState
 from services.trainer.settings import KubeflowSettings
@@ -179,10 +180,9 @@ def executor(machines: Machines) -> Iterator[KubeflowExecutor]:
     cluster = FakeCluster(on_start=machines.start, on_stop=machines.stop)
     with fake_kubernetes.running(cluster) as url:
         yield KubeflowExecutor(
-            ApiClient(Configuration(host=url)),
+            ClusterApi(ApiClient(Configuration(host=url)), "qcrd"),
             connect_redis(RedisSettings()),
             KubeflowSettings(nodes=2),
-            namespace="qcrd",
             watcher="test",
             grace_seconds=60,
             poll_seconds=0.2,
