@@ -13,7 +13,7 @@ import pytest
 from qcrd.records.job import Stage
 from tests.survival.clocks import FakeClock, swept_shared_memory
 from tests.survival.conftest import REPETITIONS
-from tests.survival.runs import Calm, Data, Run, begin, check
+from tests.survival.runs import Calm, Data, Run, begin, begun, check
 from tests.survival.system import System, until
 from tests.survival.variants import with_variables
 
@@ -73,7 +73,7 @@ def test_a_worker_killed_when_the_servers_clock_was_set_is_replaced(
     stage = rng.choice((Stage.ASSEMBLING, Stage.TRAINING))
     run = begin(system, data, rng)
     try:
-        until(lambda: holds(run, stage), system, pause=0.01)
+        until(lambda: begun(run, stage), system, pause=0.01)
         time.sleep(rng.uniform(0.0, 1.0))
         set_at(run, run.age(), "server", offset, clocks)
         if (worker := system.holder(run.id)) is not None:
@@ -84,10 +84,6 @@ def test_a_worker_killed_when_the_servers_clock_was_set_is_replaced(
     finally:
         clocks.set("server", 0.0)
     print(f"ended after {run.age():.1f} s")
-
-
-def holds(run: Run, stage: Stage) -> bool:
-    return run.system.holder(run.id) is not None and run.system.job(run.id).stage is stage
 
 
 def set_at(run: Run, age: float, which: str, offset: float, clocks: Clocks) -> None:

@@ -14,11 +14,11 @@ import pytest
 from qcrd.records.job import Stage
 from tests.survival.conftest import REPETITIONS
 from tests.survival.processes import Part, freeze, thaw
-from tests.survival.runs import Calm, Data, Run, begin, check
+from tests.survival.runs import Calm, Data, Run, begin, begun, check
 from tests.survival.system import ASSEMBLERS, LEASE_SECONDS, TRAINERS, System, until
 from tests.survival.variants import with_variables
 
-STALL_SECONDS = 20
+STALL_SECONDS = 60
 """Longer than a training process takes to its first step, on a busy machine too."""
 TRIES = 4
 """A job may be faster than the undisturbed one and over before its moment has come."""
@@ -99,10 +99,6 @@ def stop_training(run: Run) -> psutil.Process | None:
     run.disturbed.append(time.time())
     print(f"the training process stands still after {run.age():.2f} s")
     return process
-
-
-def begun(run: Run, stage: Stage) -> bool:
-    return run.system.holder(run.id) is not None and run.system.job(run.id).stage is stage
 
 
 def stand_still(run: Run, rng: random.Random) -> tuple[Part, int] | None:
