@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator
 
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -10,14 +9,14 @@ from prometheus_client.registry import Collector
 
 from qcrd.errors import Transient
 from qcrd.records.job import Job, JobStatus
-from qcrd.runtime.jobs.store import JobRecords
+from qcrd.runtime.jobs.store import JobStore
 
 
 class ActiveJobsCollector(Collector):
     """The highest value of any job, read at each scrape: alerts watch it, and `qcrd jobs list`
     names the job. Nothing while Redis is unavailable."""
 
-    def __init__(self, jobs: JobRecords) -> None:
+    def __init__(self, jobs: JobStore) -> None:
         self._jobs = jobs
 
     def describe(self) -> Iterable[Metric]:
@@ -25,13 +24,13 @@ class ActiveJobsCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         try:
-            jobs = list(self._jobs.iter_active())
+            jobs, now = list(self._jobs.iter_active()), self._jobs.now()
         except Transient:
             return
         yield GaugeMetricFamily(
             "qcrd_job_waiting_seconds",
             "Seconds for which the running job that waits longest has made no progress",
-            max((_count_waiting_seconds(job) for job in jobs), default=0.0),
+            max((_count_waiting_seconds(job, now) for job in jobs), default=0.0),
         )
         yield GaugeMetricFamily(
             "qcrd_job_budget_used_ratio",
@@ -40,10 +39,10 @@ class ActiveJobsCollector(Collector):
         )
 
 
-def _count_waiting_seconds(job: Job) -> float:
+def _count_waiting_seconds(job: Job, now: float) -> float:
     if job.status is not JobStatus.RUNNING or job.waiting_since is None:
         return 0.0
-    return max(0.0, time.time() - job.waiting_since)
+    return max(0.0, now - job.waiting_since)
 
 
 def compute_budget_share(job: Job) -> float:

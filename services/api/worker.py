@@ -12,6 +12,7 @@ import logging
 import secrets
 import threading
 import time
+from collections.abc import Collection
 
 from redis import Redis
 
@@ -19,7 +20,13 @@ from qcrd.records.job import Stage
 from qcrd.runtime import redis_keys
 from qcrd.runtime.jobs.celery_worker import StageWorker
 from qcrd.runtime.jobs.finalize import finalize_pending
-from qcrd.runtime.jobs.reaper import alarm_unreadable, reap_jobs
+from qcrd.runtime.jobs.reaper import (
+    HeldLease,
+    LeaseWatch,
+    alarm_unreadable,
+    list_held,
+    reap_jobs,
+)
 from qcrd.runtime.jobs.stage_context import NextStage, StageContext, WorkerDeps
 from qcrd.runtime.redis.connection import translate_redis_errors
 from qcrd.runtime.redis.generation_buffer import RedisGenerationBuffer
@@ -66,12 +73,15 @@ def check_settings() -> None:
 def reap_forever(
     redis: Redis, deps: WorkerDeps, recovery: RecoverySettings, stop_event: threading.Event
 ) -> None:
-    """Run the reaper: every assembling worker does, under a lock one of them at a time."""
+    """Run the reaper: every assembling worker does, under a lock one of them at a time. Each of
+    them watches the leases, so that any of them knows for how long a worker has been silent."""
     interval = recovery.reap_seconds
+    watch = LeaseWatch(heartbeat=deps.heartbeat, ttl=deps.ttl)
     while not stop_event.wait(interval):
         with log_exceptions("the reaper's pass failed, the next one follows"):
+            expired = watch.look(list_held(deps.jobs), deps.jobs.now())
             if _take_lock(redis, redis_keys.REAPER_LOCK, interval):
-                _reap_once(deps, recovery.resend_seconds)
+                _reap_once(deps, recovery.resend_seconds, expired)
                 if _take_lock(redis, redis_keys.MEMORY_ALARM_LOCK, EVICTION_SECONDS):
                     alarm_full_redis(deps, read_redis_memory(redis))
                 if _take_lock(redis, redis_keys.FILE_EXPIRY_LOCK, EXPIRY_PASS_SECONDS):
@@ -153,16 +163,26 @@ def check_teachers_forever(
 
 def _take_lock(redis: Redis, key: str, interval: float) -> bool:
     """Whether nobody else has it for the next pass, in `interval` seconds."""
+    milliseconds = int(interval * 900)
     with translate_redis_errors():
-        return bool(redis.set(key, secrets.token_hex(8), nx=True, px=int(interval * 900)))
+        if redis.set(key, secrets.token_hex(8), nx=True, px=milliseconds):
+            return True
+        # Redis keeps the moment at which a key expires: once its clock was set back by an hour, the
+        # lock would be held for an hour more.
+        if redis.pttl(key) > milliseconds:
+            redis.pexpire(key, milliseconds)
+        return False
 
 
-def _reap_once(deps: WorkerDeps, resend_seconds: float) -> None:
-    for reaped in reap_jobs(deps.jobs, deps.queue, time.time(), resend_after=resend_seconds):
+def _reap_once(deps: WorkerDeps, resend_seconds: float, expired: Collection[HeldLease]) -> None:
+    now = deps.jobs.now()
+    for reaped in reap_jobs(
+        deps.jobs, deps.queue, now, expired=expired, resend_after=resend_seconds
+    ):
         log.warning("job re-enqueued: %s", reaped.reason, extra={"data": {"job_id": reaped.job_id}})
     for job_id, reason in alarm_unreadable(deps.jobs, deps.events).items():
         log.error("job set aside: %s", reason, extra={"data": {"job_id": job_id}})
-    for job_id in finalize_pending(deps, time.time()):
+    for job_id in finalize_pending(deps, now):
         log.warning(
             "job finalized: it had ended, and its worker stopped before archiving it",
             extra={"data": {"job_id": job_id}},

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from tests.survival.processes import Part
-from tests.survival.system import System, commands, environment, until
+from tests.survival.system import System, environment
+from tests.survival.variants import with_variables
 
 SWAPPED = ("gateway", "assembler")
 
@@ -20,18 +20,5 @@ def knowing(
     """Run the gateway and its worker with these `teachers` too, and with `variables`."""
     known = json.loads(environment(system, "gateway")["QCRD_TEACHERS"]) | dict(teachers)
     more = {"QCRD_TEACHERS": json.dumps(known), **variables}
-    ours = {name: system.parts[name] for name in SWAPPED}
-    for name, part in ours.items():
-        part.stop()
-        command = commands(system)[name]
-        system.parts[name] = Part(name, command, environment(system, name) | more, system.folder)
-        system.parts[name].start()
-    until(system.ready, system)
-    try:
+    with with_variables(system, dict.fromkeys(SWAPPED, more)):
         yield
-    finally:
-        for name, part in ours.items():
-            system.parts[name].stop()
-            system.parts[name] = part
-            part.start()
-        until(system.ready, system)

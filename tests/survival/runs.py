@@ -109,6 +109,11 @@ def watched(run: Run) -> Calm:
     return Calm(run.id, run.system.predictions(run.id), told(events), begins, seconds)
 
 
+def begun(run: Run, stage: Stage) -> bool:
+    """Whether a worker has the job for this stage."""
+    return run.system.holder(run.id) is not None and run.system.job(run.id).stage is stage
+
+
 def check(run: Run, calm: Calm | None) -> None:
     """Everything that must hold however the run was disturbed."""
     job = run.ended()

@@ -6,7 +6,6 @@ and only the newest token is accepted. Each command is one compare-and-set of th
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from qcrd.errors import Conflict, NotFound
@@ -17,7 +16,7 @@ from qcrd.runtime.jobs.state_machine import (
     STAGE_TASKS,
     attempts_exhausted,
     check_lease,
-    lease_expired,
+    is_lease_revoked,
     transition,
     with_changes,
     with_stage_time,
@@ -34,7 +33,7 @@ def transition_job(
     With `token` the caller is the job's worker: `LeaseLost` if its lease is not the current one.
     Without it, a transition to a final status also ends the worker's lease.
     """
-    now = time.time()
+    now = jobs.now()
 
     def change(job: Job) -> Job:
         if token is not None:
@@ -56,22 +55,23 @@ def claim_job(
     """Return the job, `running` under a new lease; None when it cannot be claimed.
 
     It cannot when another worker holds the lease, when it is finished, paused or deleted, or when
-    its stage belongs to another task; so a duplicate message has no effect. An expired lease counts
-    as an attempt: if it was the last one, the job is returned `failed`, without a lease.
+    its stage belongs to another task; so a duplicate message has no effect. A lease is held until
+    the reaper revokes it. A revoked one counts as an attempt: if it was the last one, the job is
+    returned `failed`, without a lease. `now` is the time by the store's clock.
     `Conflict` (code `running_limit`) while its owner is at its limit of running jobs.
     """
 
     def change(job: Job) -> Job:
-        expired = lease_expired(job, now)
-        if not _is_claimable(job, stage) or (job.lease.owner and not expired):
+        revoked = is_lease_revoked(job)
+        if not _is_claimable(job, stage) or (job.lease.owner and not revoked):
             raise Conflict(f"job {job.id} cannot be claimed")
-        if expired and job.attempt + 1 >= MAX_ATTEMPTS:
+        if revoked and job.attempt + 1 >= MAX_ATTEMPTS:
             return attempts_exhausted(with_changes(job, lease=Lease(token=job.lease.token)), now)
         lease = Lease(token=job.lease.token + 1, owner=owner, until=now + ttl, counted=now)
         started = (
             job if job.status is JobStatus.RUNNING else transition(job, JobStatus.RUNNING, now, {})
         )
-        return with_changes(started, stage=stage, attempt=job.attempt + expired, lease=lease)
+        return with_changes(started, stage=stage, attempt=job.attempt + revoked, lease=lease)
 
     try:
         return jobs.update(job_id, change)
@@ -84,12 +84,13 @@ def claim_job(
 
 
 def renew_lease(jobs: JobStore, job_id: str, token: int, now: float, ttl: float = LEASE_TTL) -> Job:
-    """Extend the lease to `now + ttl`. `LeaseLost` when `token` is not the current lease."""
+    """Extend the lease to `now + ttl` by the store's clock. `LeaseLost` when `token` is not the
+    current lease."""
 
     def change(job: Job) -> Job:
         check_lease(job, token)
-        lease = job.lease.model_copy(update={"until": now + ttl})
-        return with_stage_time(with_changes(job, lease=lease), now)
+        timed = with_stage_time(job, now)
+        return with_changes(timed, lease=timed.lease.model_copy(update={"until": now + ttl}))
 
     return jobs.update(job_id, change)
 
@@ -99,7 +100,7 @@ def update_job(jobs: JobStore, job_id: str, token: int, **changes: Any) -> Job:
 
     A change of `stage` closes the previous stage's time. The status changes by `transition_job`.
     """
-    now = time.time()
+    now = jobs.now()
     if "status" in changes:
         raise TypeError("the status changes through `transition_job` alone")
 

@@ -7,7 +7,6 @@ waiting job of that queue, so priorities hold whatever the order of the messages
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import Iterator
 
 from qcrd.errors import Conflict, NotFound, UnreadableRecord
@@ -15,7 +14,7 @@ from qcrd.records.job import Job, JobStatus, Stage
 from qcrd.runtime.jobs import commands as jobs
 from qcrd.runtime.jobs.queue import JobQueue
 from qcrd.runtime.jobs.stage_context import WorkerDeps
-from qcrd.runtime.jobs.state_machine import STAGE_TASKS, lease_expired
+from qcrd.runtime.jobs.state_machine import STAGE_TASKS, is_due, is_lease_revoked
 from qcrd.runtime.jobs.store import JobStore
 
 PAGE_SIZE = 20
@@ -31,14 +30,14 @@ def claim_next_job(deps: WorkerDeps, job_id: str, stage: Stage) -> Job | None:
         lease_owner = f"{deps.owner}:{secrets.token_hex(4)}"
         try:
             job = jobs.claim_job(
-                deps.jobs, candidate.id, lease_owner, stage=stage, now=time.time(), ttl=deps.ttl
+                deps.jobs, candidate.id, lease_owner, stage=stage, now=deps.jobs.now(), ttl=deps.ttl
             )
         except Conflict:
             owners_at_limit.add(candidate.owner)
             continue
         if job is not None:
             if job.attempt > candidate.attempt:
-                deps.counters.increment("attempts_lost")  # the previous worker's lease expired
+                deps.counters.increment("attempts_lost")  # the previous worker's lease was revoked
             return job
     return None
 
@@ -46,13 +45,13 @@ def claim_next_job(deps: WorkerDeps, job_id: str, stage: Stage) -> Job | None:
 def _iter_candidates(deps: WorkerDeps, job_id: str, stage: Stage) -> Iterator[Job]:
     """The jobs that a message for `job_id` may be used for, the preferred one first.
 
-    A job with an expired lease is in no queue index, so only its own message can revive it.
+    A job with a revoked lease is in no queue index, so only its own message can revive it.
     """
     try:
         requested = deps.jobs.get(job_id)
     except (NotFound, UnreadableRecord):
         requested = None
-    if requested is not None and lease_expired(requested, time.time()):
+    if requested is not None and is_lease_revoked(requested):
         yield requested
     yield from _iter_due(deps.jobs, stage)
     if requested is not None:
@@ -61,9 +60,9 @@ def _iter_candidates(deps: WorkerDeps, job_id: str, stage: Stage) -> Iterator[Jo
 
 def _iter_due(job_store: JobStore, stage: Stage) -> Iterator[Job]:
     """The jobs that wait for `stage`'s task and are not backing off, the next one first."""
-    start = 0
+    start, now = 0, job_store.now()
     while page := job_store.list_waiting(STAGE_TASKS[stage], PAGE_SIZE, start=start):
-        yield from (job for job in page if (job.sent_at or 0.0) <= time.time())
+        yield from (job for job in page if is_due(job, now))
         start += len(page)
 
 

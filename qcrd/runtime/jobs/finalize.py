@@ -62,7 +62,8 @@ def finalize_pending(
 ) -> list[str]:
     """Finalize the jobs that ended over `grace_seconds` ago and still need it; return their ids.
 
-    Any number of processes may run it at once. `Transient` when Redis is unavailable.
+    `now` is the time by the jobs' clock; what ended after it ended before the clock went back. Any
+    number of processes may run it at once. `Transient` when Redis is unavailable.
     """
     pending = [job for job in deps.jobs.iter_active() if _needs_finalizing(job, now, grace_seconds)]
     for job in pending:
@@ -81,7 +82,7 @@ def finalize_pending(
 
 def _needs_finalizing(job: Job, now: float, grace_seconds: float) -> bool:
     finished_at = job.finished_at or job.created_at
-    return job.status in TERMINAL and not job.concluded and now - finished_at > grace_seconds
+    return job.status in TERMINAL and not job.concluded and abs(now - finished_at) > grace_seconds
 
 
 def _emit_end(deps: FinalizeDeps, job: Job) -> None:

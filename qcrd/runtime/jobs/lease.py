@@ -96,7 +96,7 @@ class LeaseHeartbeat:
         sent_at = time.monotonic()
         try:
             self._update_from_job(
-                renew_lease(self._jobs, self._id, self._token, time.time(), self._ttl)
+                renew_lease(self._jobs, self._id, self._token, self._jobs.now(), self._ttl)
             )
             self._renewed_at = sent_at
         except (LeaseLost, NotFound):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 
 from qcrd.errors import Conflict, NotFound
 from qcrd.records.job import Job, JobStatus
@@ -22,7 +23,8 @@ from qcrd.runtime.jobs.store import (
 class MemoryJobStore(JobListing):
     """Keeps records as JSON, as Redis does, so that both accept the same ones."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self.now = clock
         self._records: dict[str, str] = {}
         self._unreadable: dict[str, str] = {}
         self._lock = threading.RLock()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -106,7 +105,7 @@ def _retry_while_unavailable(deps: WorkerDeps, call: Callable[[], T]) -> T:
 
 def _write_outcome(deps: WorkerDeps, job: Job, outcome: Outcome) -> None:
     """Write the outcome, which releases the lease, then emit its event and queue what follows."""
-    token, now = job.lease.token, time.time()
+    token, now = job.lease.token, _retry_while_unavailable(deps, deps.jobs.now)
     attempted: list[Job] = []
 
     def change(current: Job) -> Job:

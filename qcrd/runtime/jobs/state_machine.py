@@ -44,6 +44,10 @@ MAX_ATTEMPTS = 3
 """Attempts a job gets; a dead worker or a crash ends one, waiting for an outage does not."""
 LEASE_TTL = 45.0
 """Seconds a lease outlives its last renewal: four heartbeats of 10 s missed."""
+REVOKED = 0.0
+"""`Lease.until` of a lease that the reaper has ended."""
+LATEST_START_SECONDS = 60.0
+"""The latest that a job which does not back off may be put off, as after a crash."""
 
 STAGE_TASKS: Mapping[Stage, str] = MappingProxyType(
     {
@@ -116,10 +120,11 @@ def with_waiting(job: Job, changes: Mapping[str, Any], now: float) -> Job:
 
 
 def with_stage_time(job: Job, now: float) -> Job:
-    """`job` with the holder's time up to `now` added to the seconds of its current stage."""
+    """`job` with the holder's time up to `now` added to the seconds of its current stage. Its time
+    ends with its lease, however far the clock has gone since."""
     if not job.lease.owner or job.stage is None:
         return job
-    elapsed = max(0.0, now - job.lease.counted)
+    elapsed = max(0.0, min(now, job.lease.until) - job.lease.counted)
     seconds = {**job.seconds, job.stage.value: job.seconds.get(job.stage.value, 0.0) + elapsed}
     gpu_seconds = job.usage.gpu_seconds + elapsed * job.gpus
     return with_changes(
@@ -158,9 +163,22 @@ def check_lease(job: Job, token: int) -> None:
         raise LeaseLost(f"job {job.id} is {job.status} and no longer leased with token {token}")
 
 
-def lease_expired(job: Job, now: float) -> bool:
-    """Whether a worker claimed the job and then stopped renewing its lease."""
-    return bool(job.lease.owner) and job.lease.until <= now
+def is_lease_revoked(job: Job) -> bool:
+    """Whether the reaper has ended the job's lease, so that another worker may claim it. A clock
+    that has passed `until` says nothing: it may have been set."""
+    return bool(job.lease.owner) and job.lease.until <= REVOKED
+
+
+def revoke_lease(job: Job) -> Job:
+    """`job`, free to be claimed; a holder that lives after all revives its lease by renewing it."""
+    return with_changes(job, lease=job.lease.model_copy(update={"until": REVOKED}))
+
+
+def is_due(job: Job, now: float) -> bool:
+    """Whether a waiting job need not wait for the moment that it was put off to. A moment farther
+    away than anything puts it off to was written before the clock went back."""
+    delay = (job.sent_at or 0.0) - now
+    return delay <= 0.0 or (not job.backoffs and delay > LATEST_START_SECONDS)
 
 
 def attempts_exhausted(job: Job, now: float, reason: str = "its worker's lease expired") -> Job:

@@ -95,7 +95,9 @@ class WaitingJobs(Protocol):
 
 
 class JobStore(JobRecords, WaitingJobs, Protocol):
-    pass
+    def now(self) -> float:
+        """Seconds since the epoch by the store's clock, which all who use the store share. Every
+        time by which a job is judged is one of it."""
 
 
 CREATE_SCRIPT = """
@@ -129,6 +131,11 @@ class RedisJobStore(JobListing):
         self._redis = redis
         self._page_size = page_size
         self._create_script = redis.register_script(CREATE_SCRIPT)
+
+    def now(self) -> float:
+        with translate_redis_errors():
+            seconds, microseconds = self._redis.time()
+        return seconds + microseconds / 1e6
 
     def create(self, job: Job) -> None:
         scores, body = index_scores(job), job.model_dump_json()

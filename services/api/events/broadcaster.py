@@ -231,14 +231,14 @@ class EventBroadcaster:
 
     def _is_gone(self, job_id: str) -> bool:
         try:
-            return _is_long_finished(self._jobs.get(job_id))
+            return _is_long_finished(self._jobs.get(job_id), self._jobs.now())
         except NotFound:
             return True
 
 
-def _is_long_finished(job: Job) -> bool:
+def _is_long_finished(job: Job, now: float) -> bool:
     finished_at = job.finished_at or job.created_at
-    return job.status in TERMINAL and time.time() - finished_at > FINISHED_JOB_SECONDS
+    return job.status in TERMINAL and now - finished_at > FINISHED_JOB_SECONDS
 
 
 def _call_in_event_loops(

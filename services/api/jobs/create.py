@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -91,7 +90,7 @@ def submit_job(gateway: Gateway, job_id: str, spec: JobSpec, caller: ApiKey) -> 
         running_limit=caller.running_jobs,
         request_id=telemetry.current_request_id(),
         status=JobStatus.QUEUED,
-        created_at=time.time(),
+        created_at=gateway.jobs.now(),
         budget=spec.budget,
     )
     # First, as it may fail without harm: an error once the job exists would create it again.

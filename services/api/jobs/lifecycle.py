@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 from qcrd.errors import Conflict
 from qcrd.records.api_keys import ApiKey
 from qcrd.records.job import Job, JobStatus, Stage
@@ -57,7 +55,7 @@ def resume_job(
     check_owner(f"job {job.id}", job.owner, caller)
     if budget is not None:
         check_budget(job.spec, budget, gateway.settings)
-    now, update_usage = time.time(), make_usage_update(gateway, job)
+    now, update_usage = gateway.jobs.now(), make_usage_update(gateway, job)
     teacher = gateway.settings.teachers.teachers.get(job.spec.settings.teacher)
     reserved = TokenAccount(gateway.shared.generation_buffer, job).reserved_by_batch
     uncertain: list[int] = []
@@ -88,7 +86,7 @@ def resume_job(
 def cancel_job(gateway: Gateway, job: Job, caller: ApiKey) -> Job:
     """Cancel the job. Its teacher outputs are kept for later jobs."""
     check_owner(f"job {job.id}", job.owner, caller)
-    now, update_usage = time.time(), make_usage_update(gateway, job)
+    now, update_usage = gateway.jobs.now(), make_usage_update(gateway, job)
 
     def cancel(current: Job) -> Job:
         return transition(update_usage(current), JobStatus.CANCELLED, now, {})

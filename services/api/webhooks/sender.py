@@ -19,7 +19,6 @@ from qcrd.errors import Invalid, NotFound
 from qcrd.records.webhooks import WebhookDelivery
 from qcrd.runtime.http import retry_after
 from qcrd.runtime.jobs.stage_context import WorkerDeps
-from qcrd.runtime.redis.webhook_queue import WebhookQueue
 from qcrd.runtime.telemetry import log_exceptions
 from services.api.webhooks.signing import (
     WebhookSettings,
@@ -71,7 +70,7 @@ async def deliver_forever(
             free_slots = MAX_IN_FLIGHT - len(in_flight)
             due: list[WebhookDelivery] = []
             with log_exceptions("cannot claim due webhook deliveries"):
-                due = await asyncio.to_thread(_claim_due_deliveries, deps.webhook_queue, free_slots)
+                due = await asyncio.to_thread(_claim_due_deliveries, deps, free_slots)
             in_flight |= {
                 asyncio.create_task(sender.attempt_delivery(delivery)) for delivery in due
             }
@@ -83,8 +82,10 @@ async def deliver_forever(
             task.cancel()
 
 
-def _claim_due_deliveries(webhook_queue: WebhookQueue, limit: int) -> list[WebhookDelivery]:
-    return webhook_queue.claim_due(time.time(), lease=LEASE_SECONDS, limit=limit) if limit else []
+def _claim_due_deliveries(deps: WorkerDeps, limit: int) -> list[WebhookDelivery]:
+    if not limit:
+        return []
+    return deps.webhook_queue.claim_due(deps.jobs.now(), lease=LEASE_SECONDS, limit=limit)
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ class WebhookSender:
             retry_delay = compute_retry_delay(
                 delivery.attempts, response.retry_after, random.random(), self.retry_schedule
             )
-            self.deps.webhook_queue.postpone(delivery, time.time() + retry_delay)
+            self.deps.webhook_queue.postpone(delivery, self.deps.jobs.now() + retry_delay)
             self._count_and_log(
                 delivery, "postponed", f"{response.error}; again in {retry_delay:.0f} s"
             )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterator
 
 from redis import Redis
@@ -13,7 +12,7 @@ from qcrd.errors import QcrdError
 from qcrd.records.job import Job, JobStatus, Stage
 from qcrd.runtime.jobs.stage_context import StageWork, WorkerDeps
 from qcrd.runtime.jobs.stage_runner import resume_stage
-from qcrd.runtime.jobs.state_machine import STAGE_TASKS, lease_expired
+from qcrd.runtime.jobs.state_machine import STAGE_TASKS, is_lease_revoked
 from services.trainer.execution.training_state import TrainingState
 
 log = logging.getLogger(__name__)
@@ -46,9 +45,8 @@ class Adopter:
         ]
 
     def _iter_unwatched(self) -> Iterator[Job]:
-        now = time.time()
         for job in self._deps.jobs.list_held(STAGE_TASKS[Stage.TRAINING]):
-            running = job.status is JobStatus.RUNNING and not lease_expired(job, now)
+            running = job.status is JobStatus.RUNNING and not is_lease_revoked(job)
             if running and not self._state(job).is_watched():
                 yield job
 

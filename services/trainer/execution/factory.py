@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from pydantic_settings import SettingsError
 from redis import Redis
 
-from qcrd.runtime.jobs.store import JobRecords
+from qcrd.runtime.jobs.store import JobStore
 from services.trainer.execution.executor import Executor
 from services.trainer.execution.local import LocalExecutor
 from services.trainer.settings import KubeflowSettings, TrainerSettings
@@ -68,7 +68,7 @@ def make_executor(settings: TrainerSettings, redis: Redis) -> Executor:
     )
 
 
-def start_removing_leftovers(redis: Redis, jobs: JobRecords, stop_event: threading.Event) -> None:
+def start_removing_leftovers(redis: Redis, jobs: JobStore, stop_event: threading.Event) -> None:
     """Delete the TrainJobs of jobs that are over, in a thread, until the worker stops."""
     from services.trainer.execution.leftovers import LeftoverRemover, start_removing
 

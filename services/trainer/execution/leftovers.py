@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterator
 
 from redis import Redis
@@ -12,7 +11,7 @@ from redis import Redis
 from qcrd.errors import NotFound, QcrdError, UnreadableRecord
 from qcrd.records.job import Job, JobStatus
 from qcrd.runtime.jobs.state_machine import TERMINAL
-from qcrd.runtime.jobs.store import JobRecords
+from qcrd.runtime.jobs.store import JobStore
 from services.trainer.execution.cluster_api import ClusterApi
 from services.trainer.execution.train_job import JOB_LABEL, read_lease
 from services.trainer.execution.training_state import TrainingState
@@ -27,15 +26,15 @@ class LeftoverRemover:
     `kept_seconds` seconds after its end. Any number of workers may remove at once."""
 
     def __init__(
-        self, cluster: ClusterApi, redis: Redis, jobs: JobRecords, *, kept_seconds: float
+        self, cluster: ClusterApi, redis: Redis, jobs: JobStore, *, kept_seconds: float
     ) -> None:
         self._cluster = cluster
         self._redis = redis
-        self._jobs = jobs
+        self.jobs = jobs
         self._kept_seconds = kept_seconds
 
     def remove(self, now: float) -> list[str]:
-        """Look once; the names of what is going now. `Transient`."""
+        """Look once, at `now` by the jobs' clock; the names of what is going. `Transient`."""
         removed = list(self._iter_leftovers(now))
         for name in removed:
             self._cluster.delete(name)
@@ -53,7 +52,7 @@ class LeftoverRemover:
 
     def _is_leftover(self, state: TrainingState, now: float) -> bool:
         try:
-            job = self._jobs.get(state.job_id)
+            job = self.jobs.get(state.job_id)
         except NotFound:
             # Of a job that this Redis knew; others in the namespace are another installation's.
             return state.is_started()
@@ -80,7 +79,7 @@ def start_removing(
         remover = make_remover()
         while True:
             try:
-                remover.remove(time.time())
+                remover.remove(remover.jobs.now())
             except QcrdError as error:
                 log.warning("cannot look for TrainJobs of ended jobs: %s", error)
             if stop_event.wait(LOOK_SECONDS):

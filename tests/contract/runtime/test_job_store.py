@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from qcrd.errors import Conflict, LeaseLost, NotFound
+from qcrd.errors import Conflict, LeaseLost, NotFound, Transient
 from qcrd.records.job import Job, JobFailure, JobStatus, Progress, Stage
 from qcrd.records.specs.rationale_spec import RationaleSpec
 from qcrd.records.specs.spec import JobSpec, Priority
@@ -16,11 +16,12 @@ from qcrd.runtime.jobs.commands import claim_job, renew_lease, transition_job, u
 from qcrd.runtime.jobs.memory_store import MemoryJobStore
 from qcrd.runtime.jobs.queue import MemoryJobQueue
 from qcrd.runtime.jobs.reaper import reap_jobs
-from qcrd.runtime.jobs.state_machine import release_lease, with_changes
+from qcrd.runtime.jobs.state_machine import release_lease, revoke_lease, with_changes
 from qcrd.runtime.jobs.store import JobStore, RedisJobStore
 from qcrd.runtime.keys import new_id
 from qcrd.runtime.redis.connection import connect_redis
 from qcrd.runtime.settings import RedisSettings
+from tests.conftest import free_ports
 from tests.lossy_proxy import LossyProxy
 
 
@@ -155,15 +156,37 @@ def test_of_many_claims_at_once_one_succeeds(jobs: JobStore, job: Job) -> None:
     assert jobs.get(job.id) == won[0]
 
 
-def test_a_lapsed_lease_goes_to_the_next_and_the_old_token_is_refused(
+def test_a_store_has_the_clock_that_its_jobs_are_judged_by(jobs: JobStore, job: Job) -> None:
+    """Here that of the machine: the server runs beside this test."""
+    before = time.time()
+    first, second = jobs.now(), jobs.now()
+    assert before - 0.01 <= first <= second <= time.time() + 0.01
+    ended = transition_job(jobs, job.id, JobStatus.CANCELLED)
+    assert ended.finished_at is not None
+    assert second <= ended.finished_at <= jobs.now()
+
+
+def test_a_clock_out_of_reach_is_waited_for() -> None:
+    [port] = free_ports(1)
+    settings = RedisSettings(url=f"redis://127.0.0.1:{port}/0")
+    away = RedisJobStore(connect_redis(settings, retry_seconds=0.0))
+    with pytest.raises(Transient):
+        away.now()
+
+
+def test_a_revoked_lease_goes_to_the_next_and_the_old_token_is_refused(
     jobs: JobStore, job: Job
 ) -> None:
+    """By no clock alone: at 85 s the lease is long past its end, and nobody has looked whether its
+    worker lives."""
     first = claim_job(jobs, job.id, "one", stage=Stage.ASSEMBLING, now=0.0, ttl=45.0)
     assert first is not None
-    assert claim_job(jobs, job.id, "two", stage=Stage.ASSEMBLING, now=44.9) is None
+    assert claim_job(jobs, job.id, "two", stage=Stage.ASSEMBLING, now=85.0) is None
+    jobs.update(job.id, revoke_lease)
     renew_lease(jobs, job.id, first.lease.token, 40.0, 45.0)
-    assert claim_job(jobs, job.id, "two", stage=Stage.ASSEMBLING, now=84.9) is None
+    assert claim_job(jobs, job.id, "two", stage=Stage.ASSEMBLING, now=41.0) is None
 
+    jobs.update(job.id, revoke_lease)
     second = claim_job(jobs, job.id, "two", stage=Stage.ASSEMBLING, now=85.0)
     assert second is not None
     assert second.lease.token > first.lease.token
@@ -180,10 +203,11 @@ def test_a_lapsed_lease_goes_to_the_next_and_the_old_token_is_refused(
 
 def test_the_third_silent_worker_is_the_last(jobs: JobStore, job: Job) -> None:
     """Claims at 0, 50 and 100 s run; the one at 150 s finds three silent predecessors."""
-    claims = [
-        claim_job(jobs, job.id, "worker", stage=Stage.ASSEMBLING, now=now)
-        for now in (0.0, 50.0, 100.0, 150.0)
-    ]
+    claims = []
+    for now in (0.0, 50.0, 100.0, 150.0):
+        claims.append(claim_job(jobs, job.id, "worker", stage=Stage.ASSEMBLING, now=now))
+        if now < 150.0:
+            jobs.update(job.id, revoke_lease)
     assert [(job.status, job.attempt) for job in claims if job] == [
         (JobStatus.RUNNING, 0),
         (JobStatus.RUNNING, 1),

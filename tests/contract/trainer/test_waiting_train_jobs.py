@@ -11,7 +11,7 @@ import pytest
 
 from qcrd.records.job import Job, JobStatus
 from qcrd.runtime.jobs.commands import transition_job
-from qcrd.runtime.jobs.reaper import reap_jobs
+from qcrd.runtime.jobs.reaper import LeaseWatch, list_held
 from qcrd.runtime.jobs.stage_context import JobDone, StageContext
 from services.trainer.execution.adoption import Adopter
 from services.trainer.execution.cluster_api import ClusterApi
@@ -36,8 +36,13 @@ def test_a_place_in_the_queue_is_kept_while_all_workers_are_rolled_over(site: Si
     stopping.set()
     first.join(60)
     held = site.jobs.get(ID)
-    reaped = reap_jobs(site.jobs, site.deps.queue, time.time() + 10 * site.deps.ttl)
-    assert reaped == [], "it was taken for abandoned"
+    heartbeat, ttl = site.deps.heartbeat, site.deps.ttl
+    clock = [0.0]
+    watch = LeaseWatch(heartbeat=heartbeat, ttl=ttl, clock=lambda: clock[0])
+    while clock[0] < 10 * ttl:
+        now = site.jobs.now() + clock[0]
+        assert not watch.look(list_held(site.jobs), now), "it was taken for abandoned"
+        clock[0] += heartbeat
     assert site.jobs.get(ID).lease == held.lease
 
     def work(stage: StageContext) -> JobDone:

@@ -17,6 +17,9 @@ class JobHistory(JobListing):
         self._live = live
         self._archive = archive
 
+    def now(self) -> float:
+        return self._live.now()
+
     def create(self, job: Job) -> None:
         if self._archive.find(job.id) is not None:
             raise Conflict(f"job {job.id} exists already")

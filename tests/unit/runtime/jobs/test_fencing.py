@@ -10,11 +10,12 @@ import pytest
 from qcrd.errors import LeaseLost
 from qcrd.records.job import Job, JobStatus, Stage
 from qcrd.records.specs.spec import JobSpec
-from qcrd.runtime.jobs.commands import claim_job, renew_lease, transition_job
+from qcrd.runtime.jobs.commands import claim_job, transition_job
 from qcrd.runtime.jobs.lease import POLL_SECONDS, LeaseHeartbeat
 from qcrd.runtime.jobs.memory_store import MemoryJobStore
 from qcrd.runtime.jobs.queue import MemoryJobQueue
 from qcrd.runtime.jobs.stage_context import StageContext, WorkerDeps
+from qcrd.runtime.jobs.state_machine import revoke_lease
 from qcrd.runtime.redis.event_log import MemoryEventLog
 from qcrd.runtime.storage.store import MemoryStore, read_object
 
@@ -123,7 +124,7 @@ def test_a_heartbeat_that_finds_the_job_over_ends_the_writing(
 
 def test_one_who_sees_another_holder_writes_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(ttl=60.0)
-    renew_lease(world.jobs, ID, 1, time.time() - 120.0, ttl=60.0)  # it lapsed by the others' clocks
+    world.jobs.update(ID, revoke_lease)  # the others have not heard of it
     assert claim_job(world.jobs, ID, "b", stage=Stage.ASSEMBLING, now=time.time()) is not None
     look_due(monkeypatch)
     assert world.stage.should_stop()

@@ -14,13 +14,11 @@ from qcrd.records.job import Job, JobStatus, ModelRef, Report, Stage, Usage
 from qcrd.records.rationales import RationaleCounts
 from qcrd.records.specs.spec import JobSpec, Priority
 from qcrd.runtime import keys
-from qcrd.runtime.jobs import stage_runner
 from qcrd.runtime.jobs.archive.event_archive import EventArchive
 from qcrd.runtime.jobs.archive.job_archive import JobArchive
-from qcrd.runtime.jobs.commands import claim_job, transition_job, update_job
+from qcrd.runtime.jobs.commands import claim_job, transition_job
 from qcrd.runtime.jobs.memory_store import MemoryJobStore
 from qcrd.runtime.jobs.queue import MemoryJobQueue
-from qcrd.runtime.jobs.reaper import ReapedJob, reap_jobs
 from qcrd.runtime.jobs.stage_context import (
     WAITS_FOR_JOB,
     JobDone,
@@ -29,7 +27,7 @@ from qcrd.runtime.jobs.stage_context import (
     WorkerDeps,
 )
 from qcrd.runtime.jobs.stage_runner import run_stage
-from qcrd.runtime.jobs.state_machine import with_changes
+from qcrd.runtime.jobs.state_machine import revoke_lease, with_changes
 from qcrd.runtime.redis.event_log import MemoryEventLog
 from qcrd.runtime.storage import store
 from qcrd.runtime.storage.store import MemoryStore
@@ -87,6 +85,12 @@ class World:
 @pytest.fixture
 def world() -> World:
     return World()
+
+
+def die(world: World, now: float = 0.0) -> None:
+    """A worker claims the job and falls silent, and the reaper notices."""
+    claim_job(world.jobs, ID, "dead", stage=Stage.ASSEMBLING, now=now)
+    world.jobs.update(ID, revoke_lease)
 
 
 def raising(error: Exception) -> Callable[[StageContext], NextStage | JobDone]:
@@ -217,7 +221,7 @@ def test_a_crash_is_tried_three_times(world: World) -> None:
 
 def test_the_last_silent_worker_fails_the_job_and_it_is_told(world: World) -> None:
     for now in (0.0, 100.0, 200.0):
-        claim_job(world.jobs, ID, "dead", stage=Stage.ASSEMBLING, now=now)
+        die(world, now)
     job = world.run(raising(AssertionError("must not run")))
     assert job.status is JobStatus.FAILED
     assert world.events.read(ID)[-1].data == {"status": "failed"}
@@ -227,14 +231,14 @@ def test_a_job_given_up_at_the_claim_makes_room_for_the_next(world: World) -> No
     mine = {"owner": "ci", "running_limit": 1}
     world.jobs.update(ID, lambda job: with_changes(job, **mine))
     for now in (0.0, 100.0, 200.0):
-        claim_job(world.jobs, ID, "dead", stage=Stage.ASSEMBLING, now=now)
+        die(world, now)
     second = another(world, "b", **mine)
     assert world.run(raising(AssertionError("must not run"))).status is JobStatus.FAILED
     assert world.queue.drain() == [(Stage.ASSEMBLING, second)]
 
 
 def test_an_attempt_is_lost_by_a_crash_or_by_silence(world: World) -> None:
-    claim_job(world.jobs, ID, "dead", stage=Stage.ASSEMBLING, now=0.0)
+    die(world)
     world.run(raising(Transient("away")))
     assert (world.job.attempt, world.count("attempts_lost")) == (1, 1)
     world.run(raising(ZeroDivisionError("by zero")))
@@ -322,6 +326,7 @@ def test_a_worker_that_was_silent_too_long_writes_nothing(world: World) -> None:
     def slow(context: StageContext) -> NextStage:
         time.sleep(0.1)
         assert context.should_stop()
+        world.jobs.update(ID, revoke_lease)
         other = claim_job(world.jobs, ID, "other", stage=Stage.ASSEMBLING, now=time.time())
         assert other is not None
         return NextStage(Stage.TRAINING)
@@ -375,7 +380,7 @@ def test_redis_away_at_the_claim_and_at_the_end_is_waited_for(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits: list[float] = []
-    monkeypatch.setattr(stage_runner.time, "sleep", waits.append)
+    monkeypatch.setattr(time, "sleep", waits.append)
     flaky = Flaky()
     flaky.create(world.job)
     world.jobs, world.deps = flaky, replace(world.deps, jobs=flaky, heartbeat=60.0)
@@ -428,83 +433,7 @@ def test_a_job_deleted_while_it_runs_is_no_error(world: World) -> None:
     assert world.count("lease_losses") == 0
 
 
-# --- the reaper ------------------------------------------------------------------------------
-
-
-def reaped_ids(world: World, now: float) -> list[str]:
-    return [reaped.job_id for reaped in reap_jobs(world.jobs, world.queue, now)]
-
-
-def test_the_reaper_names_the_reason_of_each_job(world: World) -> None:
-    born = world.job.created_at
-    [unclaimed] = reap_jobs(world.jobs, world.queue, born + 301)
-    assert unclaimed == ReapedJob(ID, "no worker claimed it within 301 s of its message")
-    world.queue.drain()
-    now = born + 400
-    lost = claim_job(world.jobs, ID, "dead", stage=Stage.ASSEMBLING, now=now, ttl=45.0)
-    assert lost is not None
-    [expired] = reap_jobs(world.jobs, world.queue, now + 45 + 61)
-    assert expired == ReapedJob(ID, "lease expired 61 s ago")
-
-
-def test_a_message_lost_on_the_way_is_sent_again_once(world: World) -> None:
-    born = world.job.created_at
-    assert reaped_ids(world, born + 299) == []
-    assert reaped_ids(world, born + 301) == [ID]
-    assert reaped_ids(world, born + 302) == []
-    assert world.queue.drain() == [(Stage.ASSEMBLING, ID)]
-    assert reaped_ids(world, born + 602) == [ID]
-    assert world.queue.drain() == [(Stage.ASSEMBLING, ID)]
-
-
-def test_waiting_jobs_never_have_more_messages_than_there_are_jobs(world: World) -> None:
-    """A night with the workers away. What a worker then takes finds its job, the rest nothing."""
-    born = world.job.created_at
-    other = another(world, "b")
-    for hour in range(1, 12):
-        reap_jobs(world.jobs, world.queue, born + 3600 * hour)
-    assert sorted(world.queue.drain()) == [(Stage.ASSEMBLING, ID), (Stage.ASSEMBLING, other)]
-
-
-def test_a_lapsed_job_is_sent_though_others_fill_the_queue(world: World) -> None:
-    """In no index of waiting jobs, it is revived by its own message alone."""
-    now = time.time()
-    waiting = another(world, "b")
-    for _ in range(3):
-        world.queue.send(Stage.ASSEMBLING, waiting)
-    claim_job(world.jobs, ID, "dead", stage=Stage.ASSEMBLING, now=now, ttl=45.0)
-    assert reaped_ids(world, now + 46) == [ID]
-
-
-def test_a_lapsed_lease_is_due_at_once_and_only_once(world: World) -> None:
-    now = time.time()
-    held = claim_job(world.jobs, ID, "dead", stage=Stage.ASSEMBLING, now=now, ttl=45.0)
-    assert held is not None
-    update_job(world.jobs, ID, held.lease.token, stage=Stage.TRAINING)
-    assert reaped_ids(world, now + 44) == []
-    assert reaped_ids(world, now + 46) == [ID]
-    assert reaped_ids(world, now + 56) == []
-    assert world.queue.drain() == [(Stage.TRAINING, ID)]
-
-
-def test_a_job_that_backs_off_is_left_to_its_countdown(world: World) -> None:
-    world.run(raising(Transient("away", retry_after=1000.0)))
-    world.queue.drain()
-    assert reaped_ids(world, time.time() + 1200) == []
-    assert reaped_ids(world, time.time() + 1301) == [ID]
-
-
-@pytest.mark.parametrize("status", [JobStatus.PAUSED, JobStatus.CANCELLED])
-def test_what_is_not_to_run_is_not_sent(world: World, status: JobStatus) -> None:
-    transition_job(world.jobs, ID, status)
-    assert reaped_ids(world, time.time() + 10_000) == []
-
-
-def test_all_pages_are_looked_at(world: World) -> None:
-    job = world.job
-    for number in range(250):
-        world.jobs.create(with_changes(job, id=f"ftjob-{number:024x}", created_at=float(number)))
-    assert len(reaped_ids(world, time.time() + 1000)) == 251
+# --- which job a message is used for --------------------------------------------------------
 
 
 def another(world: World, letter: str, **changes: object) -> str:

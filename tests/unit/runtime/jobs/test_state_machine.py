@@ -26,6 +26,7 @@ from qcrd.runtime.jobs.state_machine import (
     TERMINAL,
     TRANSITIONS,
     release_lease,
+    revoke_lease,
     transition,
     with_changes,
     with_stage_time,
@@ -75,7 +76,7 @@ def test_a_path_of_moves_goes_exactly_as_far_as_the_table(
 
 @given(to=st.sampled_from(sorted(TERMINAL)), now=st.floats(1.0, 1e9))
 def test_a_job_that_is_over_is_held_by_nobody(to: JobStatus, now: float) -> None:
-    lease = Lease(token=7, owner="one", until=2.0, counted=1.0)
+    lease = Lease(token=7, owner="one", until=1e10, counted=1.0)
     running = with_changes(
         a_job(JobStatus.RUNNING), stage=Stage.TRAINING, lease=lease, waiting="teacher", backoffs=3
     )
@@ -90,7 +91,7 @@ def test_time_is_counted_once_and_into_the_stage_it_was_spent_in() -> None:
     job = with_changes(
         a_job(JobStatus.RUNNING),
         stage=Stage.TRAINING,
-        lease=Lease(token=1, owner="one", counted=10.0),
+        lease=Lease(token=1, owner="one", until=60.0, counted=10.0),
     )
     job = with_stage_time(with_stage_time(job, 12.0), 15.0)
     job = with_changes(job, stage=Stage.EVALUATING)
@@ -109,7 +110,7 @@ def test_changes_are_validated() -> None:
 
 
 class Workers(RuleBasedStateMachine):
-    """Workers that claim, beat, write, give back and fall silent while a clock runs.
+    """Workers that claim, beat, write, give back and lose leases while a clock runs and is set.
 
     Law: what a worker writes lands if and only if it is the last one to have claimed the job and
     has not given it back; tokens only grow; attempts count silent workers and nothing else.
@@ -120,14 +121,15 @@ class Workers(RuleBasedStateMachine):
         self.jobs = MemoryJobStore()
         self.job = a_job()
         self.jobs.create(self.job)
-        self.now = 0.0
+        self.now = 1.8e9
         self.tokens = [0]
         self.holder: int | None = None
-        self.until = 0.0
+        self.revoked = False
         self.silent = 0
 
-    @rule(seconds=st.floats(0.0, 60.0))
+    @rule(seconds=st.floats(-3600.0, 3600.0))
     def wait(self, seconds: float) -> None:
+        """Or the clock is set."""
         self.now += seconds
 
     @rule(stage=st.sampled_from([Stage.ASSEMBLING, Stage.TRAINING]))
@@ -137,13 +139,14 @@ class Workers(RuleBasedStateMachine):
                 claim_job(self.jobs, self.job.id, "w", stage=stage, now=self.now, ttl=45.0) is None
             )
             return
-        lapsed = self.holder is not None and self.until <= self.now
+        lapsed = self.revoked
         got = claim_job(self.jobs, self.job.id, "w", stage=stage, now=self.now, ttl=45.0)
         if stage is Stage.TRAINING or (self.holder is not None and not lapsed):
             assert got is None
             return
         assert got is not None
         self.silent += lapsed
+        self.revoked = False
         assert got.attempt == self.silent
         if self.silent >= MAX_ATTEMPTS:
             assert got.status is JobStatus.FAILED
@@ -151,7 +154,13 @@ class Workers(RuleBasedStateMachine):
             return
         assert got.lease.token > max(self.tokens)
         self.tokens.append(got.lease.token)
-        self.holder, self.until = got.lease.token, self.now + 45.0
+        self.holder = got.lease.token
+
+    @precondition(lambda self: self.holder is not None)
+    @rule()
+    def reap(self) -> None:
+        self.jobs.update(self.job.id, revoke_lease)
+        self.revoked = True
 
     @rule(data=st.data())
     def write(self, data: st.DataObject) -> None:
@@ -171,13 +180,13 @@ class Workers(RuleBasedStateMachine):
         with suppress(LeaseLost):
             renew_lease(self.jobs, self.job.id, token, self.now, 45.0)
             assert token == self.holder
-            self.until = self.now + 45.0
+            self.revoked = False
 
     @precondition(lambda self: self.holder is not None)
     @rule()
     def give_back(self) -> None:
         self.jobs.update(self.job.id, lambda job: release_lease(job, self.now))
-        self.holder = None
+        self.holder, self.revoked = None, False
 
     def over(self) -> bool:
         return self.jobs.get(self.job.id).status in TERMINAL
