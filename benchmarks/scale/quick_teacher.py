@@ -13,7 +13,6 @@ from qcrd.method.answer_reading.marks import ANSWER_TAG
 MODEL = "benchmark/quick"
 TOKEN = {"id": 1, "text": "x", "logprob": -0.1, "special": False}
 PROMPT_TOKENS, ANSWER_TOKENS = 30, 40
-REASON = "There are {0} of them, and one comes on top of that, so there is one more than {0}. " * 2
 NUMBER = re.compile(r"What is (\d+) \+ 1\?\s*\S*\s*$")
 
 
@@ -24,7 +23,7 @@ def make_question(number: int) -> str:
 def make_output(number: int, way: int) -> str:
     """Of five ways none, one or two are wrong, so that there are negatives."""
     answer = number + (way % 5 >= number % 3)
-    return f" Way {way}. {REASON.format(number)}\n{ANSWER_TAG} {answer}"
+    return f" Way {way}: one more than {number} is {answer}.\n{ANSWER_TAG} {answer}"
 
 
 def _answer(body: bytes) -> bytes:
