@@ -31,7 +31,7 @@ from services.api.assembling.generate import generate_outputs
 from services.api.assembling.spill.database import SpillDatabase
 from services.api.assembling.spill.imports import spill_outputs
 from services.api.assembling.spill.questions import SpilledDuplicates, SpilledRows, Split
-from services.api.assembling.teacher.outages import raise_dated
+from services.api.assembling.teacher.outages import check_teacher_is_back, raise_dated
 from services.api.assembling.writing.set_writer import SetWriter
 from services.api.assembling.writing.summary import emit_summary, warn
 from services.api.files import service as files
@@ -97,6 +97,9 @@ def assemble(
     if (teacher := teachers.get(spec.settings.teacher)) is not None:
         with raise_dated(stage):  # before files are read, which may be large
             asyncio.run(check_still_out(stage.job, stage.store, buffer, teacher))
+            if stage.job.backoffs and sampling_plan.asks_teacher(spec):
+                # It waits: another job gets this worker at once while that is so.
+                asyncio.run(check_teacher_is_back(spec.settings.teacher, teacher))
     with SpillDatabase() as database:
         splits = DatasetSplits.load(stage, database)
         held_out = {"validation": splits.validation, "test": splits.test}
