@@ -217,7 +217,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             for size in sizes:
                 results.append(measure(bench, part, size, first))
                 first += size // SAMPLES
-            print(f"{part:38}{sizes[0]:>14,}{sizes[1]:>14,}{'ratio':>9}")
+            print(f"{part + ', rationales':38}{sizes[0]:>14,}{sizes[1]:>14,}{'ratio':>9}")
             for name, late in results[1].items():
                 early = results[0][name]
                 print(f"{name:38}{early:>14.2f}{late:>14.2f}{late / early:>9.2f}", flush=True)

@@ -43,14 +43,15 @@ CREATE INDEX import_id ON import (id);
 
 
 class SpillDatabase:
-    """Tables on disk under the process's temporary folder; `Transient` when that is full."""
+    """Tables on disk in `folder`, by default the process's temporary one; `Transient` when that is
+    full. The file has no name, so that a worker that is killed leaves nothing."""
 
-    def __init__(self) -> None:
-        with _translate_errors():
-            self._folder = tempfile.TemporaryDirectory(prefix="qcrd-assembling-")
-            self._connection = sqlite3.connect(
-                Path(self._folder.name) / "spill.db", isolation_level=None
-            )
+    def __init__(self, folder: Path | None = None) -> None:
+        with (
+            _translate_errors(),
+            tempfile.TemporaryDirectory(prefix="qcrd-assembling-", dir=folder) as named,
+        ):
+            self._connection = sqlite3.connect(Path(named) / "spill.db", isolation_level=None)
             for setting in (
                 "journal_mode = OFF",
                 "synchronous = OFF",
@@ -72,7 +73,6 @@ class SpillDatabase:
         traceback: TracebackType | None,
     ) -> None:
         self._connection.close()
-        self._folder.cleanup()
 
     def execute(self, statement: str, values: Sequence[Any] = ()) -> int:
         """Change rows; how many were."""

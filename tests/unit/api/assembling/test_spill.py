@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from qcrd.errors import Transient
 from qcrd.method.answers import question_id
 from qcrd.questions.duplicates import DuplicateIndex, FirstLines
 from qcrd.questions.imported_outputs import match_outputs
@@ -93,6 +95,24 @@ def test_a_set_that_is_refused_leaves_nothing(bench: MakeBench) -> None:
     job = here.run(here.job(here.file(sums(4))))
     assert job.failure is not None
     assert not [key for key in here.store.list("") if key.startswith("rationales/")]
+
+
+def test_a_worker_that_is_killed_leaves_no_file(tmp_path: Path) -> None:
+    """Nothing has a name while the database is used, with more in it than its cache holds."""
+    with SpillDatabase(tmp_path) as database:
+        rows = ((number, f"{number:024x}", "x" * 4000) for number in range(8000))
+        database.execute_many("INSERT INTO import VALUES (?, ?, 'parse', ?)", rows)
+        assert list(tmp_path.iterdir()) == []
+        assert database.count("SELECT 1 FROM import") == 8000
+        last = database.find(
+            "SELECT number, LENGTH(text) FROM import WHERE id = ?", (f"{7999:024x}",)
+        )
+        assert last == (7999, 4000)
+
+
+def test_a_full_temporary_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(Transient, match="TMPDIR"):
+        SpillDatabase(tmp_path / "none")
 
 
 def test_first_lines_on_disk_are_those_in_memory() -> None:
