@@ -29,6 +29,8 @@ from qcrd.runtime.storage.store import (
 from services.api.assembling.generation_index import GenerationIndex, KeySet
 from services.api.assembling.teacher.teacher_client import Completion
 
+SHARDS_AHEAD = 2
+"""Shards that are read at once: each is some megabytes of lines until they are looked at."""
 KEY_AT_BEGIN = re.compile(rb'\{"key":"([^"\\]*)"')
 """As every release writes a line; another one is parsed whole."""
 
@@ -114,7 +116,9 @@ class GenerationCache:
             except NotFound:  # nobody had used it for long, and it was removed
                 return []
 
-        for shard, lines in zip(shards, read_ahead(read, shards), strict=True):
+        for shard, lines in zip(
+            shards, read_ahead(read, shards, threads=SHARDS_AHEAD), strict=True
+        ):
             for number, line in enumerate(lines, 1):
                 begin = KEY_AT_BEGIN.match(line)
                 if begin is None or wanted.wants(begin[1].decode()):
