@@ -28,7 +28,7 @@ from qcrd.records.specs.task import TaskSpec
 from qcrd.runtime import keys
 from qcrd.runtime.storage import rationale_edits
 from qcrd.runtime.storage.store import read_record, write_lines, write_record
-from services.api.assembling.stage import SHARD_SIZE
+from services.api.assembling.writing.set_writer import SHARD_SIZE
 from services.api.rationale_sets import index
 
 SAMPLES = 5

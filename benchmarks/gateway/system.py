@@ -42,7 +42,7 @@ class GatewayProcess:
 class BenchmarkSystem:
     def __init__(self, home: StackHome, settings: dict[str, str]) -> None:
         self._home = home
-        self._settings = settings
+        self.settings = settings
         self._commands = procfile.read_procfile(procfile.get_bundled_path())
         self.store_settings = StoreSettings(
             endpoint=settings["QCRD_S3_ENDPOINT"],
@@ -58,7 +58,7 @@ class BenchmarkSystem:
         self, name: str, ready: Callable[[], bool], **overrides: str
     ) -> Iterator[subprocess.Popen[bytes]]:
         """Run one process of the Procfile, stopped afterwards."""
-        settings = {**self._settings, **overrides}
+        settings = {**self.settings, **overrides}
         with self._home.log_path(name).open("ab") as log:
             process = subprocess.Popen(
                 procfile.build_argv(self._commands[name], settings),

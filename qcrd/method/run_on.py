@@ -7,7 +7,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar
+
+ItemT_co = TypeVar("ItemT_co", covariant=True)
 
 MIN_SHARE, MIN_OUTPUTS = 0.05, 3
 """Of the outputs, that have a mark at the beginning of a paragraph for it to count as repeated."""
@@ -27,6 +29,14 @@ OWN_PARTS = re.compile(
     re.IGNORECASE,
 )
 """Headings of an output's own parts, of which the one behind the answer may explain it."""
+
+
+class Places(Protocol[ItemT_co]):
+    """Items by their places from 0, which may be read as they are asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, place: int, /) -> ItemT_co: ...
 
 
 class Reading(NamedTuple):
@@ -57,7 +67,7 @@ class _Evidence:
 
 
 def find_next_question_mark(
-    outputs: Sequence[tuple[str, str]], read: Callable[[int, str], Reading]
+    outputs: Places[tuple[str, str]], read: Callable[[int, str], Reading]
 ) -> str | None:
     """The heading that a made-up next question begins with, such as `Premise`; None where none
     repeats. `outputs` are pairs of question and output; `read` reads a text as the one at a place.
@@ -67,13 +77,17 @@ def find_next_question_mark(
     return next((mark for mark in found if mark is not None), None)
 
 
+def list_examined(count: int) -> range:
+    """The places of so many outputs that are looked at, and no others."""
+    return range(0, count, max(1, count // MAX_EXAMINED))
+
+
 def _find_mark(
-    outputs: Sequence[tuple[str, str]],
+    outputs: Places[tuple[str, str]],
     read: Callable[[int, str], Reading],
     pattern: re.Pattern[str],
 ) -> str | None:
-    step = max(1, len(outputs) // MAX_EXAMINED)
-    places = range(0, len(outputs), step)
+    places = list_examined(len(outputs))
     marks = dict[str, _Evidence]()
     for place in places:
         question, output = outputs[place]

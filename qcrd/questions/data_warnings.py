@@ -3,11 +3,12 @@ is there."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any, NamedTuple
 
 from qcrd.method.answers import canonical, comparison_id
+from qcrd.questions.duplicates import DuplicateIndex
 from qcrd.questions.labelling import Contradiction, OutputsByQuestion, is_cut_trace
 from qcrd.questions.rows import QuestionRow
 from qcrd.records.specs.spec import MethodSpec
@@ -27,8 +28,8 @@ class DataWarning(NamedTuple):
 
 def iter_file_warnings(
     spec: MethodSpec,
-    training: Sequence[QuestionRow],
-    held_out: Mapping[str, Sequence[QuestionRow]],
+    training: Collection[QuestionRow],
+    held_out: Mapping[str, Collection[QuestionRow]],
 ) -> Iterator[DataWarning]:
     """Of labels that no training question has, of questions that are both trained on and held out,
     and of templates that lack a column."""
@@ -37,10 +38,10 @@ def iter_file_warnings(
         if overlap := count_shared_questions(training, rows):
             message = f"{overlap} {name} questions are also training questions"
             yield DataWarning(message, f"overlap-{name}", {"shared": overlap})
-    yield from _find_half_questions([*training, *chain.from_iterable(held_out.values())])
+    yield from _find_half_questions(chain(training, *held_out.values()))
 
 
-def _find_unseen_labels(spec: MethodSpec, training: Sequence[QuestionRow]) -> Iterator[DataWarning]:
+def _find_unseen_labels(spec: MethodSpec, training: Iterable[QuestionRow]) -> Iterator[DataWarning]:
     """The student never learns them."""
     unseen = _list_unseen_labels(spec, training)
     if not unseen:
@@ -55,20 +56,22 @@ def _find_unseen_labels(spec: MethodSpec, training: Sequence[QuestionRow]) -> It
     )
 
 
-def _find_half_questions(rows: Sequence[QuestionRow]) -> Iterator[DataWarning]:
-    if lacking := [row for row in rows if row.lacks]:
-        first = lacking[0]
+def _find_half_questions(rows: Iterable[QuestionRow]) -> Iterator[DataWarning]:
+    lacking = (row for row in rows if row.lacks)
+    if (first := next(lacking, None)) is not None:
+        count = 1 + sum(1 for _ in lacking)
         yield DataWarning(
-            f"{len(lacking)} questions lack a column of `task.fields.question` and are asked "
+            f"{count} questions lack a column of `task.fields.question` and are asked "
             f"without it (first: {first.unit} {first.line_number}, `{first.lacks[0]}`)",
             "half-questions",
-            {"lacking": len(lacking)},
+            {"lacking": count},
         )
 
 
-def find_unused_outputs(rows: Sequence[QuestionRow], method: str) -> Iterator[DataWarning]:
-    """Of outputs in the training file of a job that asks its teacher all the same."""
-    if unused := sum(bool(row.outputs) for row in rows):
+def find_unused_outputs(unused: int, method: str) -> Iterator[DataWarning]:
+    """Of outputs in so many lines of the training file of a job that asks its teacher all the
+    same."""
+    if unused:
         yield DataWarning(
             f"{unused} lines of the training file have outputs, which are not used: the teacher is "
             f"asked. `method.{method}.rationales.import` with this file's id takes them instead",
@@ -78,38 +81,41 @@ def find_unused_outputs(rows: Sequence[QuestionRow], method: str) -> Iterator[Da
 
 
 def find_contradictions(
-    rows: Sequence[QuestionRow], found: Sequence[Contradiction]
+    rows: Iterable[QuestionRow], first: Contradiction | None, count: int
 ) -> Iterator[DataWarning]:
-    """Of rationales that end in another answer than the label that they were written to explain."""
-    if not found:
+    """Of `count` rationales, with the `first`, that end in another answer than the label that they
+    were written to explain."""
+    if first is None:
         return
-    first = found[0]
     row = next((row for row in rows if row.question.id == first.question_id), None)
     place = "" if row is None else f"{row.unit} {row.line_number}: "
     yield DataWarning(
-        f"{len(found)} rationales end in another answer than the label of their line, and are "
+        f"{count} rationales end in another answer than the label of their line, and are "
         f"positives of the label all the same (first: {place}{_shorten(first.output)!r} answers "
         f"{first.answer!r}, the label is {first.label!r}): correct them, or leave them out",
         "contradicting-rationales",
-        {"contradicting": len(found)},
+        {"contradicting": count},
     )
 
 
 def find_cut_traces(
-    rows: Sequence[QuestionRow], outputs: OutputsByQuestion, spec: MethodSpec
+    rows: Iterable[QuestionRow], outputs: OutputsByQuestion, spec: MethodSpec
 ) -> Iterator[DataWarning]:
     """Of reasoning traces that are longer than a student's rationale."""
-    given = [(row.question, text) for row in rows for text in outputs.get(row.question.id, ())]
-    cut = sum(is_cut_trace(text, question, spec) for question, text in given)
+    cut = given = 0
+    for row in rows:
+        texts = outputs.get(row.question.id, ())
+        given += len(texts)
+        cut += sum(is_cut_trace(text, row.question, spec) for text in texts)
     if cut:
         limit = spec.hyperparameters.max_rationale_tokens
         yield DataWarning(
-            f"{cut} of {len(given)} outputs are reasoning longer than a rationale of {limit} "
+            f"{cut} of {given} outputs are reasoning longer than a rationale of {limit} "
             "tokens and are cut to their last whole sentences: raise "
             "`hyperparameters.max_rationale_tokens`, or take the reply's own explanation "
             "(`rationales: {from: explanation}`)",
             "cut-traces",
-            {"cut_traces": cut, "outputs": len(given)},
+            {"cut_traces": cut, "outputs": given},
         )
 
 
@@ -118,18 +124,25 @@ def _shorten(text: str) -> str:
     return text if len(text) <= MAX_SHOWN_CHARS else f"…{text[-MAX_SHOWN_CHARS:]}"
 
 
-def count_shared_questions(training: Sequence[QuestionRow], held_out: Sequence[QuestionRow]) -> int:
+def count_shared_questions(
+    training: Collection[QuestionRow], held_out: Collection[QuestionRow]
+) -> int:
     """How many of `held_out` are training questions too, but for white space, case and the form of
     characters; paraphrases are not counted."""
-    training_ids = {_get_comparison_id(row) for row in training}
-    return sum(_get_comparison_id(row) in training_ids for row in held_out)
+    held_out_ids, shared = DuplicateIndex(), DuplicateIndex()
+    for row in held_out:
+        held_out_ids.setdefault(_get_comparison_id(row), 1)
+    for row in training if len(held_out_ids) else ():
+        if (compared := _get_comparison_id(row)) in held_out_ids:
+            shared.setdefault(compared, 1)
+    return sum(_get_comparison_id(row) in shared for row in held_out) if len(shared) else 0
 
 
 def _get_comparison_id(row: QuestionRow) -> str:
     return comparison_id(row.question.text, row.question.choices)
 
 
-def _list_unseen_labels(spec: MethodSpec, training: Sequence[QuestionRow]) -> list[str]:
+def _list_unseen_labels(spec: MethodSpec, training: Iterable[QuestionRow]) -> list[str]:
     if spec.task.answer is not AnswerKind.LABEL or spec.label_mode != "gold":
         return []
     seen = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 KEY_BYTES, LINE_BYTES, CHECKSUM_BYTES = 12, 4, 4
 CHECKSUM_START = KEY_BYTES + LINE_BYTES
 SLOT_BYTES = CHECKSUM_START + CHECKSUM_BYTES
@@ -10,6 +12,16 @@ takes ten times as many."""
 MIN_SLOTS = 1 << 10
 MAX_LOAD_FACTOR = 2 / 3
 """Share of the slots beyond which their number is doubled: clusters stay a few slots long."""
+
+
+class FirstLines(Protocol):
+    """Each question's first line, and a checksum of the label that it came with."""
+
+    def setdefault(self, question_id: str, line: int, checksum: int = 0) -> int:
+        """The question's first line: `line`, unless there was an earlier one."""
+
+    def has_checksum(self, question_id: str, checksum: int) -> bool:
+        """Whether the question's first line came with this checksum."""
 
 
 class DuplicateIndex:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from qcrd.method.answers import canonical, parse_output, read_last_value
-from qcrd.method.run_on import Reading, cut_at_mark, cut_at_stop, find_next_question_mark
+from qcrd.method.run_on import (
+    Places,
+    Reading,
+    cut_at_mark,
+    cut_at_stop,
+    find_next_question_mark,
+)
 from qcrd.questions.labelling import AnswerReading, OutputsByQuestion
 from qcrd.questions.rows import QuestionRow
+from qcrd.records.rationales import Question
 from qcrd.records.specs.rationale_spec import DEFAULT_STOP, RationaleSpec
 from qcrd.records.specs.spec import MethodSpec
 
@@ -42,23 +49,25 @@ def match_outputs(
 ) -> ImportedOutputs:
     """Outputs of test questions too, which the test file may contain itself; texts that explain a
     label tell nothing about the teacher's own answers to those."""
-    imported = _cut_at_stop(imported, spec.rationales)
-    test = _cut_at_stop(test, spec.rationales)
-    mark = _find_mark([*imported, *test], spec)
-    cut = [_cut_row(row, mark, spec) for row in imported]
+    imported = [cut_row_at_stop(row, spec.rationales) for row in imported]
+    test = [cut_row_at_stop(row, spec.rationales) for row in test]
+    mark = find_mark(
+        [owner for row in [*imported, *test] for owner in iter_read_outputs(row, spec)], spec
+    )
+    cut = [cut_row_at_mark(row, mark, spec) for row in imported]
     by_question = dict[str, tuple[str, ...]]()
     readings = dict[str, tuple[AnswerReading, ...]]()
     for row in cut:  # one line may have all outputs of a question, or each of them its own
         if row.outputs:
-            key, reading = row.question.id, _choose_row_reading(row, spec)
+            key, reading = row.question.id, choose_row_reading(row, spec)
             by_question[key] = by_question.get(key, ()) + row.outputs
             readings[key] = readings.get(key, ()) + (reading,) * len(row.outputs)
     training_ids = {row.question.id for row in training}
     asked = {row.question.id for row in test}
     own_outputs = {
-        row.question.id: _cut_row(row, mark, spec).outputs
+        row.question.id: cut_row_at_mark(row, mark, spec).outputs
         for row in test
-        if row.outputs and _choose_row_reading(row, spec) != "label"
+        if row.outputs and choose_row_reading(row, spec) != "label"
     }
     return ImportedOutputs(
         training={each: by_question[each] for each in training_ids if each in by_question},
@@ -80,21 +89,27 @@ def match_outputs(
     )
 
 
-def _cut_at_stop(rows: Sequence[QuestionRow], spec: RationaleSpec) -> list[QuestionRow]:
+def cut_row_at_stop(row: QuestionRow, spec: RationaleSpec) -> QuestionRow:
     """At the sequences that the spec names; the default ones are for prompts of ours."""
-    if spec.stop == DEFAULT_STOP:
-        return list(rows)
-    return [row.with_outputs(cut_at_stop(each, spec.stop) for each in row.outputs) for row in rows]
+    if spec.stop == DEFAULT_STOP or not row.outputs:
+        return row
+    return row.with_outputs(cut_at_stop(each, spec.stop) for each in row.outputs)
 
 
-def _choose_row_reading(row: QuestionRow, spec: MethodSpec) -> AnswerReading:
+def choose_row_reading(row: QuestionRow, spec: MethodSpec) -> AnswerReading:
     return choose_reading(spec.rationales, explains_label=row.explains_label)
 
 
-def _find_mark(rows: Sequence[QuestionRow], spec: MethodSpec) -> str | None:
+def iter_read_outputs(row: QuestionRow, spec: MethodSpec) -> Iterator[tuple[Question, str]]:
     """Of outputs whose answer is read: those that explain a label are taken as they stand."""
-    read = [row for row in rows if _choose_row_reading(row, spec) != "label"]
-    owners = [(row.question, output) for row in read for output in row.outputs]
+    if choose_row_reading(row, spec) != "label":
+        for output in row.outputs:
+            yield row.question, output
+
+
+def find_mark(owners: Places[tuple[Question, str]], spec: MethodSpec) -> str | None:
+    """The heading of a made-up next question in outputs whose answer is read. Of `owners`, which
+    are those with their questions, `list_examined` says which places are looked at."""
 
     def read_output(place: int, text: str) -> Reading:
         question = owners[place][0]
@@ -105,12 +120,24 @@ def _find_mark(rows: Sequence[QuestionRow], spec: MethodSpec) -> str | None:
         label = canonical(question.label, spec.task, question)
         return Reading(parsed is not None, parsed is not None and parsed.answer == label)
 
-    return find_next_question_mark(
-        [(question.text, output) for question, output in owners], read_output
-    )
+    return find_next_question_mark(_AskedTexts(owners), read_output)
 
 
-def _cut_row(row: QuestionRow, mark: str | None, spec: MethodSpec) -> QuestionRow:
-    if mark is None or _choose_row_reading(row, spec) == "label":
+class _AskedTexts:
+    """The texts of questions and their outputs."""
+
+    def __init__(self, owners: Places[tuple[Question, str]]) -> None:
+        self._owners = owners
+
+    def __len__(self) -> int:
+        return len(self._owners)
+
+    def __getitem__(self, place: int) -> tuple[str, str]:
+        question, output = self._owners[place]
+        return question.text, output
+
+
+def cut_row_at_mark(row: QuestionRow, mark: str | None, spec: MethodSpec) -> QuestionRow:
+    if mark is None or choose_row_reading(row, spec) == "label":
         return row
     return row.with_outputs(cut_at_mark(each, mark) for each in row.outputs)

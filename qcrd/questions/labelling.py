@@ -11,12 +11,12 @@ from qcrd.method.answers import ParsedOutput, canonical, parse_output, read_last
 from qcrd.method.reasoning import shorten_trace, split_reasoning
 from qcrd.method.self_consistency import majority_vote, split_rationales
 from qcrd.method.structured_answers import unfold_structured_reply
+from qcrd.questions.item_tally import ItemTally
 from qcrd.records.rationales import (
     Question,
     Rationale,
     RationaleCounts,
     RationaleItem,
-    RationaleLengths,
     TestItem,
     Vote,
 )
@@ -94,36 +94,11 @@ def build_holdout_item(
 
 
 def count_outcomes(items: Iterable[RationaleItem], *, reused: int) -> RationaleCounts:
-    """Count one vote. A tie counts only as a tie: its winner was drawn at random."""
-    totals = dict.fromkeys(
-        ("questions", "outputs", "parsed", "unparseable", "ties", "positives", "negatives"), 0
-    )
-    correct = incorrect = 0
+    """Count the votes, as `ItemTally` does."""
+    tally = ItemTally()
     for item in items:
-        parsed = sum(item.vote.counts.values())
-        totals["questions"] += 1
-        totals["outputs"] += parsed + item.vote.unparseable
-        totals["parsed"] += parsed
-        totals["unparseable"] += item.vote.unparseable
-        totals["ties"] += item.vote.tie
-        totals["positives"] += len(item.positives)
-        totals["negatives"] += len(item.negatives)
-        if item.gold is not None and item.vote.answer is not None and not item.vote.tie:
-            correct += item.vote.answer == item.gold
-            incorrect += item.vote.answer != item.gold
-    return RationaleCounts(
-        **totals, majority_right=correct, majority_wrong=incorrect, reused=reused
-    )
-
-
-def measure_lengths(items: Iterable[RationaleItem]) -> RationaleLengths | None:
-    """None without any positive."""
-    words = sorted(len(each.text.split()) for item in items for each in item.positives)
-    if not words:
-        return None
-    return RationaleLengths(
-        median=words[len(words) // 2], p90=words[len(words) * 9 // 10], longest=words[-1]
-    )
+        tally.add(item)
+    return tally.make_counts(reused=reused)
 
 
 def drop_zero_counts(counts: RationaleCounts) -> dict[str, Any]:

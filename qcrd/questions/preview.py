@@ -132,7 +132,9 @@ def _read_outputs(
     if spec.method is MethodName.FINETUNE and not spec.settings.baselines:
         return [], None, 0
     if name is None:
-        warnings += find_unused_outputs(training.rows, spec.method)
+        warnings += find_unused_outputs(
+            sum(bool(row.outputs) for row in training.rows), spec.method
+        )
         return [], None, 0
     with open_file(name) as data:
         imported = list(_iter_imported(spec, data, {row.question.id for row in rows}))
@@ -150,7 +152,9 @@ def _read_outputs(
     ]
     counts = labelling.count_outcomes(items, reused=0)
     check_readable(spec, rows, matched.training, counts)
-    warnings += find_contradictions(rows, contradictions)
+    warnings += find_contradictions(
+        rows, contradictions[0] if contradictions else None, len(contradictions)
+    )
     return items, counts, len(contradictions)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from typing import Any
 
 from qcrd.errors import Invalid
@@ -21,7 +22,7 @@ TRIED_OUTPUTS = 500
 
 def check_readable(
     spec: JobSpec,
-    rows: Sequence[QuestionRow],
+    rows: Iterable[QuestionRow],
     outputs: OutputsByQuestion,
     counts: RationaleCounts,
 ) -> None:
@@ -39,12 +40,13 @@ def check_readable(
     if not counts.outputs or (counts.parsed and counts.unparseable <= allowed):
         return
     task = spec.settings.task
-    unread = [
+    all_unread = (
         (row.question, text)
         for row in rows
         for text in outputs.get(row.question.id, ())
         if parse_output(text, task, row.question) is None
-    ]
+    )
+    unread = list(islice(all_unread, TRIED_OUTPUTS))
     shown = "; ".join(repr(_shorten(text)) for _, text in unread[:SHOWN_OUTPUTS])
     path = f"method.{spec.method}.rationales"
     raise Invalid(
@@ -60,15 +62,14 @@ def _shorten(text: str) -> str:
     return text if len(text) <= MAX_SHOWN_CHARS else f"{text[:MAX_SHOWN_CHARS]}…"
 
 
-def _advise(spec: JobSpec, task: TaskSpec, unread: Sequence[tuple[Question, str]]) -> str:
-    """The setting that reads most of them, with how many, where there is one."""
+def _advise(spec: JobSpec, task: TaskSpec, tried: Sequence[tuple[Question, str]]) -> str:
+    """The setting that reads most of these, with how many, where there is one."""
     path = f"method.{spec.method}.rationales"
     if spec.settings.rationales.import_file is None:
         return (
             "Have the task's examples and instruction ask for a line `Answer: …`, and compare "
             f"`{path}.stop` and `{path}.max_new_tokens` with where these end."
         )
-    tried = unread[:TRIED_OUTPUTS]
     label = sum(question.label is not None for question, _ in tried)
     last = _count_right(tried, task, read_last_value)
     advice = []

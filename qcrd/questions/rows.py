@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, get_args
 from qcrd.errors import Invalid
 from qcrd.method.answers import question_id, repeat_id
 from qcrd.questions.conversations import convert_record
-from qcrd.questions.duplicates import DuplicateIndex
+from qcrd.questions.duplicates import DuplicateIndex, FirstLines
 from qcrd.questions.field_map import (
     LEFT_OUT,
     FieldMap,
@@ -78,10 +78,16 @@ class RowBuilder:
     white space around them only are the same: case and signs tell code and formulas apart.
     """
 
-    def __init__(self, fields: FieldMap | None = None, *, allow_unmapped: bool = False) -> None:
+    def __init__(
+        self,
+        fields: FieldMap | None = None,
+        *,
+        allow_unmapped: bool = False,
+        first_lines: FirstLines | None = None,
+    ) -> None:
         self._fields = fields or {}
         self._allow_unmapped = allow_unmapped
-        self._index = DuplicateIndex()
+        self._index = DuplicateIndex() if first_lines is None else first_lines
         self.summary = FileSummary()
 
     def build(self, record: SourceRecord) -> Iterator[QuestionRow]:
@@ -218,10 +224,12 @@ def read_rows(
     *,
     max_lines: int = MAX_RECORDS,
     with_repeats: bool = False,
+    first_lines: FirstLines | None = None,
 ) -> Iterator[QuestionRow]:
     """Every row of the file; `Invalid` at the first invalid one, or if there is none. A record
-    whose question and label an earlier one has is left out unless `with_repeats`."""
-    builder = RowBuilder(fields)
+    whose question and label an earlier one has is left out unless `with_repeats`; which those are
+    is kept in `first_lines`, by default in memory."""
+    builder = RowBuilder(fields, first_lines=first_lines)
     for record in read_records(data, max_lines):
         for row in builder.build(record):
             if row.repeats is None or with_repeats:

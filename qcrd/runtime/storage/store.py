@@ -192,12 +192,33 @@ def read_lines(
     """The records of a file of JSON lines, each parsed when it is consumed. `skip_unreadable`: one
     that this release cannot read is left out, with an alarm, instead of ending the file."""
     for number, line in enumerate(_iter_raw_lines(store, key), 1):
-        try:
-            yield parse_stored_record(type, line, f"{key}, line {number}")
-        except UnreadableRecord as error:
-            if not skip_unreadable:
-                raise
-            store.unreadable.add(f"{key}, line {number}", error.message)
+        record = parse_line(store, key, type, number, line, skip_unreadable=skip_unreadable)
+        if record is not None:
+            yield record
+
+
+def parse_line(
+    store: Store,
+    key: str,
+    type: type[RecordT],
+    number: int,
+    line: bytes,
+    *,
+    skip_unreadable: bool = False,
+) -> RecordT | None:
+    """The record of line `number`, from 1, of such a file, as `read_lines` reads it."""
+    try:
+        return parse_stored_record(type, line, f"{key}, line {number}")
+    except UnreadableRecord as error:
+        if not skip_unreadable:
+            raise
+        store.unreadable.add(f"{key}, line {number}", error.message)
+        return None
+
+
+def read_raw_lines(store: Store, key: str) -> list[bytes]:
+    """All lines of a file of JSON lines, unparsed."""
+    return list(_iter_raw_lines(store, key))
 
 
 def read_lines_from(

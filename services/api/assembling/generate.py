@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from qcrd.errors import OverBudget
 from qcrd.questions.labelling import OutputsByQuestion
 from qcrd.records.job import Job, Usage
-from qcrd.records.rationales import Question
 from qcrd.records.reports.serving import TeacherServing
 from qcrd.records.specs.spec import Budget
 from qcrd.records.teachers.prompt import PromptForm
@@ -20,21 +20,27 @@ from services.api.assembling.backoff_policy import BackoffPolicy
 from services.api.assembling.batches.choose import asks_by_batch
 from services.api.assembling.batches.round import BatchPlan, finish_batches
 from services.api.assembling.batches.shard import BatchNotes, ShardStore
-from services.api.assembling.generation_cache import (
-    Generation,
-    GenerationCache,
-    find_existing,
-)
+from services.api.assembling.generation_cache import Generation, GenerationCache
 from services.api.assembling.job_samples import SamplingPlan
 from services.api.assembling.prompt_form import choose_prompt_form, make_prompt_form
-from services.api.assembling.refusals import RefusalLog, RowLocation
+from services.api.assembling.refusals import RefusalLog
 from services.api.assembling.sampler import TeacherSampler
 from services.api.assembling.sampling_plan import (
+    PromptRequest,
     SampleRequest,
     group_by_prompt,
 )
 from services.api.assembling.sampling_run import SamplingRun
-from services.api.assembling.serving import AnswerTimer, Ask, make_serving, time_teacher
+from services.api.assembling.serving import (
+    MAX_TIMED_SAMPLES,
+    AnswerTimer,
+    Ask,
+    make_serving,
+    time_teacher,
+)
+from services.api.assembling.spill import outputs as spilled
+from services.api.assembling.spill.database import SpillDatabase
+from services.api.assembling.spill.samples import SpilledSamples
 from services.api.assembling.teacher.make_client import make_teacher_client
 from services.api.assembling.teacher.memory import TeacherMemory, open_memory
 from services.api.assembling.teacher.outages import make_notify, raise_dated
@@ -48,12 +54,11 @@ from services.api.settings import TeacherConfig
 
 @dataclass(frozen=True)
 class SampledOutputs:
-    """Outputs per question, how many of the training outputs another job had paid for, how many
-    questions the teacher refused, the tokens of the training outputs, whoever paid for them, and
-    what the test outputs took."""
+    """Outputs per question of training and test, how many of the training outputs another job had
+    paid for, how many questions the teacher refused, the tokens of the training outputs, whoever
+    paid for them, and what the test outputs took."""
 
-    training: OutputsByQuestion
-    test: OutputsByQuestion
+    outputs: OutputsByQuestion
     reused: int
     refused: int = 0
     training_tokens: int = 0
@@ -64,23 +69,23 @@ def generate_outputs(
     stage: StageContext,
     buffer: GenerationBuffer,
     teacher: TeacherConfig,
+    database: SpillDatabase,
     *,
-    training: Sequence[Question],
-    test: Sequence[Question],
-    locations: Mapping[str, RowLocation],
     backoff: BackoffPolicy,
     notes: TeacherNotes | None = None,
 ) -> SampledOutputs:
-    """All samples of all questions, without those that the teacher refuses. What was answered is
-    kept whatever ends the round. `locations` has each question's line by its id.
+    """All samples of the training and test questions that `database` has, without those that the
+    teacher refuses. What was answered is kept whatever ends the round.
     """
     spec = stage.job.spec.settings
     memory = open_memory(notes, spec.teacher, teacher)
 
     def sample(form: PromptForm) -> tuple[SamplingPlan, SamplingRun]:
-        plan = SamplingPlan.make(spec, training, test, locations, form)
+        plan = SamplingPlan.make(stage.job, database, form)
         with raise_dated(stage):
-            run = asyncio.run(_run_sampling(stage, buffer, teacher, plan, backoff, memory))
+            run = asyncio.run(
+                _run_sampling(stage, buffer, teacher, database, plan, backoff, memory)
+            )
         _report_refusals(stage, plan.refusals)
         return plan, run
 
@@ -98,7 +103,7 @@ def generate_outputs(
             raise
         stage.emit(f"{error.message}: it is asked by {error.style} prompts", style=error.style)
         plan, run = sample(make_prompt_form(spec.rationales, error.style, info))
-    return _collect_outputs(stage.job, run, plan, training, test)
+    return _collect_outputs(run, plan, database)
 
 
 async def _fetch_info(name: str, teacher: TeacherConfig) -> TeacherInfo:
@@ -110,46 +115,21 @@ async def _fetch_info(name: str, teacher: TeacherConfig) -> TeacherInfo:
 
 
 def _collect_outputs(
-    job: Job,
-    run: SamplingRun,
-    plan: SamplingPlan,
-    training: Sequence[Question],
-    test: Sequence[Question],
+    run: SamplingRun, plan: SamplingPlan, database: SpillDatabase
 ) -> SampledOutputs:
-    requests_by_question = plan.by_question
-    outputs = {
-        question: tuple(
-            strip_stop_sequence(run.generations[sample.key], plan.sampling.stop)
-            for sample in samples
-            if sample.key in run.generations
-        )
-        for question, samples in requests_by_question.items()
-    }
-    bought = [
-        run.generations[sample.key]
-        for question in training
-        for sample in requests_by_question[question.id]
-        if sample.key in run.generations
-    ]
+    training = spilled.sum_training_outputs(database)
     return SampledOutputs(
-        training={question.id: outputs[question.id] for question in training},
-        test={
-            question.id: outputs[question.id]
-            for question in test
-            if requests_by_question[question.id]
-        },
-        reused=sum(each.job_id != job.id for each in bought),
+        outputs=spilled.SampledTexts(database, plan.sampling.stop),
+        reused=training.foreign,
         refused=len(plan.refusals.rows),
-        training_tokens=sum(each.prompt_tokens + each.completion_tokens for each in bought),
+        training_tokens=training.prompt_tokens + training.completion_tokens,
         serving=make_serving(
             run.timer,
             run.teacher,
-            [
-                [run.generations[sample.key] for sample in samples if sample.key in run.generations]
-                for samples in (requests_by_question[question.id] for question in test)
-            ],
-            bought,
-            run.timed,
+            answered=spilled.count_answered_tests(database),
+            test=spilled.sum_test_outputs(database),
+            training=training,
+            timed=run.timed,
         ),
     )
 
@@ -165,24 +145,16 @@ def _report_refusals(stage: StageContext, refusals: RefusalLog) -> None:
         raise refusals.make_error(param)
 
 
-def strip_stop_sequence(generation: Generation, stop: Sequence[str]) -> str:
-    """The text without the stop sequence that ended it, which a TGI server leaves in."""
-    if generation.finish_reason == "stop_sequence":
-        for stop_sequence in stop:
-            if generation.text.endswith(stop_sequence):
-                return generation.text.removesuffix(stop_sequence)
-    return generation.text
-
-
 async def _run_sampling(
     stage: StageContext,
     buffer: GenerationBuffer,
     teacher: TeacherConfig,
+    database: SpillDatabase,
     plan: SamplingPlan,
     backoff: BackoffPolicy,
     memory: TeacherMemory,
 ) -> SamplingRun:
-    name, requests = stage.job.spec.settings.teacher, plan.requests
+    name, samples = stage.job.spec.settings.teacher, plan.samples
     client = make_teacher_client(name, teacher, make_notify(stage), memory)
     try:
         fingerprint = (await client.fetch_info()).fingerprint
@@ -190,38 +162,35 @@ async def _run_sampling(
             stage.store, buffer, teacher=fingerprint, sampling=plan.sampling.fingerprint
         )
         cache.mark_used(stage.job.id)
-        generations = find_existing(cache, stage.job.id, requests)
-        paid = _sum_paid(stage.job, generations.values())
+        samples.keep(_while_wanted(stage, cache.find_each(samples)))
+        paid = _fill_paid(stage.job, spilled.sum_own_outputs(database))
         account = TokenAccount.open(buffer, stage.job, paid, teacher)
-        run = SamplingRun(stage, cache, teacher, requests, generations, account)
-        run.reported_done = len(generations)
+        run = SamplingRun(stage, cache, teacher, samples, account)
+        run.reported_done = samples.found
         run.report_earlier_attempts()
-        missing = [sample for key, sample in requests.items() if key not in run.generations]
+        missing = len(samples) - samples.found
         by_batch = asks_by_batch(stage.job.spec, teacher)
         if by_batch:  # an attempt that only looks after batches tells no numbers again
-            run.emitted_done = len(generations)
+            run.emitted_done = samples.found
         stage.emit(
-            f"asking teacher {name} for {len(missing)} outputs; "
-            f"{len(requests) - len(missing)} are there already",
-            asked=len(missing),
-            found=len(requests) - len(missing),
+            f"asking teacher {name} for {missing} outputs; {samples.found} are there already",
+            asked=missing,
+            found=samples.found,
             once="asking-by-batch" if by_batch else None,
         )
         prompt_tokens = PromptTokenCounter(client, asks_teacher=stage.job.budget != Budget())
-        for key, generation in generations.items():
-            # The others of an answer have none: the prompt was paid for once.
-            if generation.prompt_tokens and not generation.estimated:
-                prompt_tokens.learn(requests[key].prompt.text, generation.prompt_tokens)
+        for prompt, tokens in samples.iter_told_prompts():
+            prompt_tokens.learn(prompt.text, tokens)
         budget = TokenBudget(stage.job.budget, teacher, account)
         try:
             if by_batch or account.open_shards:
-                asked = BatchPlan(plan.sampling, plan.requests, plan.refusals, plan.style)
+                asked = BatchPlan(plan.sampling, samples, plan.refusals, plan.style)
                 await finish_batches(
                     run, asked, budget, prompt_tokens, backoff, asks=by_batch, memory=memory
                 )
 
             async def ask(
-                samples: Sequence[SampleRequest], concurrency: int, timer: AnswerTimer
+                requests: Iterable[PromptRequest], concurrency: int, timer: AnswerTimer
             ) -> None:
                 sampler = TeacherSampler(
                     client,
@@ -236,18 +205,37 @@ async def _run_sampling(
                     refusals=plan.refusals,
                     timer=timer,
                 )
-                await sampler.run(group_by_prompt(samples))
+                await sampler.run(requests)
 
             if not by_batch:
-                missing = [each for each in missing if each.key not in run.generations]
-                await ask(missing, teacher.concurrency, run.timer)
-            if stage.job.spec.settings.evaluation.time_teacher and plan.test_samples:
-                await _time_teacher(stage, run, ask, plan.test_samples)
+                requests = _iter_missing(samples, prompt_tokens)
+                await ask(requests, teacher.concurrency, run.timer)
+            if stage.job.spec.settings.evaluation.time_teacher:
+                test_samples = list(islice(samples.iter_test_samples(), MAX_TIMED_SAMPLES))
+                if test_samples:
+                    await _time_teacher(stage, run, ask, test_samples)
         finally:
             run.close()
         return run
     finally:
         await client.close()
+
+
+def _while_wanted(stage: StageContext, generations: Iterable[Generation]) -> Iterator[Generation]:
+    """They may be millions, and the job may be cancelled meanwhile."""
+    for one in generations:
+        stage.raise_if_stopping()
+        yield one
+
+
+def _iter_missing(
+    samples: SpilledSamples, prompt_tokens: PromptTokenCounter
+) -> Iterator[PromptRequest]:
+    """What is to be asked, with what other outputs of its prompt told of it learnt anew."""
+    for request in group_by_prompt(samples.iter_missing()):
+        if (tokens := samples.find_told(request.prompt)) is not None:
+            prompt_tokens.learn(request.prompt.text, tokens)
+        yield request
 
 
 async def _time_teacher(
@@ -260,19 +248,16 @@ async def _time_teacher(
         stage.emit(f"the teacher is not timed: {error.message}", once="teacher-not-timed")
 
 
-def _sum_paid(job: Job, generations: Iterable[Generation]) -> Usage:
+def _fill_paid(job: Job, paid: spilled.OutputSums) -> Usage:
     """What a job without an account is known to have paid: what it told, and answers of its last
     seconds before it was killed."""
-    paid = [one for one in generations if one.job_id == job.id]
     told = job.usage
     return told.model_copy(
         update={
-            "teacher_prompt_tokens": max(
-                told.teacher_prompt_tokens, sum(one.prompt_tokens for one in paid)
-            ),
+            "teacher_prompt_tokens": max(told.teacher_prompt_tokens, paid.prompt_tokens),
             "teacher_completion_tokens": max(
-                told.teacher_completion_tokens, sum(one.completion_tokens for one in paid)
+                told.teacher_completion_tokens, paid.completion_tokens
             ),
-            "estimated": told.estimated or any(one.estimated for one in paid),
+            "estimated": told.estimated or paid.is_estimated,
         }
     )

@@ -6,18 +6,42 @@ name is a digest of its content. Both are shared by all jobs with the same teach
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
-from typing import Self
+from typing import Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
 
 from qcrd.errors import NotFound, UnreadableRecord
 from qcrd.records.base import Record, parse_stored_record
 from qcrd.runtime import archive_keys, keys
 from qcrd.runtime.redis.generation_buffer import AccountUpdate, GenerationBuffer
-from qcrd.runtime.storage.store import Store, read_lines, write_lines
-from services.api.assembling.generation_index import GenerationIndex
-from services.api.assembling.sampling_plan import SampleRequest
+from qcrd.runtime.storage.reading_ahead import read_ahead
+from qcrd.runtime.storage.store import (
+    Store,
+    parse_line,
+    read_lines,
+    read_raw_lines,
+    write_lines,
+)
+from services.api.assembling.generation_index import GenerationIndex, KeySet
 from services.api.assembling.teacher.teacher_client import Completion
+
+SHARDS_AHEAD = 2
+"""Shards that are read at once: each is some megabytes of lines until they are looked at."""
+KEY_AT_BEGIN = re.compile(rb'\{"key":"([^"\\]*)"')
+"""As every release writes a line; another one is parsed whole."""
+
+
+class WantedKeys(Protocol):
+    """The keys of the samples that are looked for."""
+
+    def wants(self, sample_key: str, /) -> bool: ...
+
+    def has_any(self, shorts: NDArray[np.uint64], /) -> bool:
+        """Whether one of these sorted keys, as `shorten` makes them, is wanted."""
 
 
 class Generation(Record):
@@ -66,28 +90,56 @@ class GenerationCache:
         self._store.put(archive_keys.generation_use_key(self._teacher, self._sampling, job_id), b"")
 
     def find_many(self, sample_keys: Collection[str]) -> dict[str, Generation]:
-        """The existing generations among the `wanted` keys."""
-        requested, generations = set(sample_keys), {}
+        """The existing generations among these few keys."""
+        return {one.key: one for one in self.find_each(KeySet(sample_keys))}
+
+    def find_each(self, wanted: WantedKeys) -> Iterator[Generation]:
+        """The existing generations that are wanted, read as they are taken; of two with one key the
+        later one counts."""
         # The buffer first: what another job flushes meanwhile is then found in a shard.
         pending = self._buffer.read_all(self._buffer_name)
         shards = self._store.list(keys.generation_prefix(self._teacher, self._sampling))
-        chosen, unindexed = self._index.find_shards(shards, requested)
-        for number, shard in enumerate((*chosen, *unindexed)):
-            contained = []
-            with suppress(NotFound):  # nobody had used it for long, and it was removed
-                for generation in read_lines(self._store, shard, Generation, skip_unreadable=True):
-                    contained.append(generation.key)
-                    if generation.key in requested:
-                        generations[generation.key] = generation
-                # Whole, or another release would not look for what this one cannot read.
-                left_out = self._store.unreadable.reasons()
-                is_whole = not any(key.startswith(shard) for key in left_out)
-                if number >= len(chosen) and is_whole:
-                    self._index.add(shard, contained)
+        chosen, unindexed = self._index.find_shards(shards, wanted.has_any)
+        yield from self._find_in_indexed(chosen, wanted)
+        for shard in unindexed:
+            yield from self._find_in_unindexed(shard, wanted)
         for key, payload in pending.items():
-            if key in requested and (found := self._parse_pending(key, payload)) is not None:
-                generations[key] = found
-        return generations
+            if wanted.wants(key) and (found := self._parse_pending(key, payload)) is not None:
+                yield found
+
+    def _find_in_indexed(self, shards: Sequence[str], wanted: WantedKeys) -> Iterator[Generation]:
+        """Lines that nobody wants are not parsed."""
+
+        def read(shard: str) -> list[bytes]:
+            try:
+                return read_raw_lines(self._store, shard)
+            except NotFound:  # nobody had used it for long, and it was removed
+                return []
+
+        for shard, lines in zip(
+            shards, read_ahead(read, shards, threads=SHARDS_AHEAD), strict=True
+        ):
+            for number, line in enumerate(lines, 1):
+                begin = KEY_AT_BEGIN.match(line)
+                if begin is None or wanted.wants(begin[1].decode()):
+                    found = parse_line(
+                        self._store, shard, Generation, number, line, skip_unreadable=True
+                    )
+                    if found is not None and wanted.wants(found.key):
+                        yield found
+
+    def _find_in_unindexed(self, shard: str, wanted: WantedKeys) -> Iterator[Generation]:
+        """Of an earlier release's, or one whose index is being merged: it is indexed here."""
+        contained = []
+        with suppress(NotFound):  # as above
+            for generation in read_lines(self._store, shard, Generation, skip_unreadable=True):
+                contained.append(generation.key)
+                if wanted.wants(generation.key):
+                    yield generation
+            # Whole, or another release would not look for what this one cannot read.
+            left_out = self._store.unreadable.reasons()
+            if not any(key.startswith(shard) for key in left_out):
+                self._index.add(shard, contained)
 
     def _parse_pending(self, key: str, payload: str) -> Generation | None:
         """None, and an alarm, for one that this release cannot read: it is asked for again."""
@@ -113,20 +165,3 @@ class GenerationCache:
         write_lines(self._store, shard, (one for one in parsed if one is not None))
         self._buffer.remove(self._buffer_name, pending)
         self._index.add(shard, pending)
-
-
-def find_existing(
-    cache: GenerationCache, job_id: str, requests: Mapping[str, SampleRequest]
-) -> dict[str, Generation]:
-    """By the keys of `requests`: the outputs that any job paid for, and those that this one paid
-    for when it began under a release that held no text to a grammar."""
-    free_keys = {
-        request.free_key: key for key, request in requests.items() if request.prompt.grammar
-    }
-    found = cache.find_many({*requests, *free_keys})
-    own = {
-        free_keys[key]: one
-        for key, one in found.items()
-        if key in free_keys and one.job_id == job_id
-    }
-    return own | {key: one for key, one in found.items() if key in requests}

@@ -9,19 +9,22 @@ for more: a key that two outputs share by chance costs one read.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qcrd.errors import NotFound
 from qcrd.runtime import archive_keys, keys
+from qcrd.runtime.storage.reading_ahead import read_ahead
 from qcrd.runtime.storage.store import Store, read_object
 
 MERGED = 32
-"""Index objects of one level that become one of the next: ten million outputs are 5,000 shards,
-and are searched with some 60 reads of 80 MB together."""
-LEVELS = 9
+"""Index objects that become one: ten million outputs are 5,000 shards, and are searched with some
+190 reads, several at once, of 80 MB together."""
+LEVELS = 1
+"""Of merging. An object of 32 shards is half a megabyte: larger ones would save few reads, and a
+worker would hold them."""
 
 Contents = dict[str, NDArray[np.uint64]]
 """The sorted keys in each shard."""
@@ -36,15 +39,15 @@ class GenerationIndex:
         self._prefix = archive_keys.generation_index_prefix(teacher, sampling)
 
     def find_shards(
-        self, shards: Sequence[str], sample_keys: Collection[str]
+        self, shards: Sequence[str], has_any: Callable[[NDArray[np.uint64]], bool]
     ) -> tuple[list[str], list[str]]:
-        """Of `shards` those that an index says have one of the keys, and those that none has."""
-        wanted = np.array(sorted(map(_shorten, sample_keys)), dtype=np.uint64)
+        """Of `shards` those that an index says have a wanted key, and those that none has.
+        `has_any` says of sorted keys, as `shorten` makes them, whether one of them is wanted."""
         indexed, chosen = set[str](), set[str]()
-        for name in self._store.list(self._prefix):
-            for shard, contents in self._read(name).items():
+        for contents_by_shard in read_ahead(self._read, self._store.list(self._prefix)):
+            for shard, contents in contents_by_shard.items():
                 indexed.add(shard)
-                if _have_one(contents, wanted):
+                if has_any(contents):
                     chosen.add(shard)
         return (
             [shard for shard in shards if shard in chosen],
@@ -53,7 +56,7 @@ class GenerationIndex:
 
     def add(self, shard: str, sample_keys: Iterable[str]) -> None:
         """Index a shard that was written, then merge what has become many."""
-        contents = np.array(sorted(map(_shorten, sample_keys)), dtype=np.uint64)
+        contents = np.array(sorted(map(shorten, sample_keys)), dtype=np.uint64)
         self._write(0, {shard: contents})
         self._merge()
 
@@ -89,14 +92,24 @@ class GenerationIndex:
         return contents
 
 
-def _have_one(contents: NDArray[np.uint64], wanted: NDArray[np.uint64]) -> bool:
-    """Whether the two, both sorted, have a key in common."""
-    if not len(contents):
-        return False
-    places = np.minimum(np.searchsorted(contents, wanted), len(contents) - 1)
-    return bool((contents[places] == wanted).any())
-
-
-def _shorten(sample_key: str) -> int:
+def shorten(sample_key: str) -> int:
     """64 bits of a key."""
     return int(keys.digest(sample_key)[:16], 16)
+
+
+class KeySet:
+    """A few wanted keys, in memory."""
+
+    def __init__(self, sample_keys: Iterable[str]) -> None:
+        self._keys = frozenset(sample_keys)
+        self._shorts = np.array(sorted(map(shorten, self._keys)), dtype=np.uint64)
+
+    def wants(self, sample_key: str) -> bool:
+        return sample_key in self._keys
+
+    def has_any(self, shorts: NDArray[np.uint64]) -> bool:
+        """Whether one of these, which are sorted, is wanted."""
+        if not len(shorts):
+            return False
+        places = np.minimum(np.searchsorted(shorts, self._shorts), len(shorts) - 1)
+        return bool((shorts[places] == self._shorts).any())

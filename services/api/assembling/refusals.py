@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 from qcrd.errors import TooManyRefused
 from qcrd.records.teachers.prompt import TeacherPrompt
@@ -55,13 +56,21 @@ def get_allowed_refusals(max_share: float, questions: int) -> int:
     return max(MIN_ALLOWED, int(max_share * questions))
 
 
+class AskedQuestions(Protocol):
+    """All questions that are asked, by their prompts."""
+
+    def __getitem__(self, prompt: TeacherPrompt, /) -> AskedQuestion: ...
+
+    def __len__(self) -> int: ...
+
+
 class RefusalLog:
-    """`questions` are all that are asked, by their prompts; `max_share` of them may be refused.
+    """`questions` are all that are asked; `max_share` of them may be refused.
 
     A prompt that is too long or refused is refused for good; a filter looks at each answer anew.
     """
 
-    def __init__(self, questions: Mapping[TeacherPrompt, AskedQuestion], max_share: float) -> None:
+    def __init__(self, questions: AskedQuestions, max_share: float) -> None:
         self._questions = questions
         self._allowed = get_allowed_refusals(max_share, len(questions))
         self._refusals: Counter[TeacherPrompt] = Counter()

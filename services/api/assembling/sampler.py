@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from qcrd.errors import QcrdError, Transient
 from services.api.assembling.backoff_policy import BackoffPolicy
@@ -72,19 +72,18 @@ class TeacherSampler:
         self._outage: str | None = None
         self._last_completion_at = asyncio.get_running_loop().time()
 
-    async def run(self, requests: Sequence[PromptRequest]) -> None:
-        """Return when every sample is completed and kept.
+    async def run(self, requests: Iterable[PromptRequest]) -> None:
+        """Return when every sample is completed and kept; requests are taken as they are made.
 
         Raises what `poll` raises; `Transient` when the teacher stays unreachable; `OverBudget`
         when the next request could cost too much, once none is in flight; `QcrdError` when the
         teacher refuses for good.
         """
         self._pending = PendingRequests(requests)
-        workers = min(self._concurrency, sum(len(request.samples) for request in requests))
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(self._poll_loop())]
-                tasks += [group.create_task(self._run_worker()) for _ in range(workers)]
+                tasks += [group.create_task(self._run_worker()) for _ in range(self._concurrency)]
                 await self._pending.wait_until_done()
                 for task in tasks:
                     task.cancel()

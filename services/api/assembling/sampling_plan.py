@@ -58,18 +58,24 @@ class SamplingParams:
         return requested if self.temperature > 0 else min(requested, 1)
 
 
+def count_samples(spec: RationaleSpec) -> tuple[int, int]:
+    """Of a training question, and of a test question that is not one."""
+    count = SamplingParams.from_spec(spec).count_distinct_samples
+    return count(spec.n), count(spec.test_samples)
+
+
 def iter_sample_counts(
     spec: RationaleSpec, training: Iterable[Question], test: Iterable[Question]
 ) -> Iterator[tuple[Question, int]]:
     """Each question once with its number of samples; one that is in both files gets that of
     training."""
-    count_samples, training_ids = SamplingParams.from_spec(spec).count_distinct_samples, set[str]()
+    (of_training, of_test), training_ids = count_samples(spec), set[str]()
     for question in training:
         training_ids.add(question.id)
-        yield question, count_samples(spec.n)
+        yield question, of_training
     for question in test:
         if question.id not in training_ids:
-            yield question, count_samples(spec.test_samples)
+            yield question, of_test
 
 
 @dataclass(frozen=True)
@@ -118,6 +124,7 @@ class PromptRequest:
         return [PromptRequest(self.samples[start : start + size]) for start in starts]
 
 
-def group_by_prompt(samples: Iterable[SampleRequest]) -> list[PromptRequest]:
+def group_by_prompt(samples: Iterable[SampleRequest]) -> Iterator[PromptRequest]:
     """Samples of a prompt stand together in a plan."""
-    return [PromptRequest(tuple(group)) for _, group in groupby(samples, attrgetter("prompt"))]
+    for _, group in groupby(samples, attrgetter("prompt")):
+        yield PromptRequest(tuple(group))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from qcrd.errors import NothingSaid, QcrdError
@@ -15,6 +15,7 @@ from qcrd.runtime.jobs.stage_context import StageContext
 from services.api.assembling.generation_cache import Generation, GenerationCache
 from services.api.assembling.sampling_plan import SampleRequest
 from services.api.assembling.serving import AnswerTimer
+from services.api.assembling.spill.samples import SpilledSamples
 from services.api.assembling.teacher.outages import describe_outage
 from services.api.assembling.teacher.teacher_client import Completion
 from services.api.assembling.tokens.token_account import TokenAccount
@@ -33,13 +34,12 @@ SAMPLING_PERCENT = 95.0
 
 @dataclass
 class SamplingRun:
-    """The state of one sampling run: all samples requested and the generations there are."""
+    """The state of one sampling run: all samples that are wanted and the generations there are."""
 
     stage: StageContext
     cache: GenerationCache
     teacher: TeacherConfig
-    requests: Mapping[str, SampleRequest]
-    generations: dict[str, Generation]
+    samples: SpilledSamples
     account: TokenAccount
     timer: AnswerTimer = field(default_factory=AnswerTimer)
     timed: tuple[AnswerTimes, ...] = ()
@@ -67,8 +67,7 @@ class SamplingRun:
             self.account.flush(lambda update: self.cache.add(generations, update))
         else:
             self.account.flush()
-        # Those that are asked for their times alone are none of the job's.
-        self.generations |= {each.key: each for each in generations if each.key in self.requests}
+        self.samples.keep(generations)  # those asked for their times alone are none of the job's
         self.unflushed += len(generations)
         if self.unflushed >= FLUSH_EVERY:
             self.flush()
@@ -119,7 +118,7 @@ class SamplingRun:
     def report_progress(self, outage: str | None = None) -> None:
         self.reported_at = time.monotonic()
         self.account.flush()  # first: the job tells nothing that its next attempt would not know
-        done, total, usage = len(self.generations), len(self.requests), self.compute_usage()
+        done, total, usage = self.samples.found, len(self.samples), self.compute_usage()
         self._increment_counters(usage)
         percent = SAMPLING_PERCENT * done / max(1, total)
         progress = self.stage.make_progress(percent, done, total)
@@ -180,6 +179,6 @@ class SamplingRun:
             self.stage.emit("the teacher is reachable again")
         else:
             waiting = describe_outage(outage, self.stage.job.waiting_since)
-            message = f"{waiting}; waiting for it, {len(self.generations)} outputs are kept"
+            message = f"{waiting}; waiting for it, {self.samples.found} outputs are kept"
             self.stage.events.append(self.stage.job.id, message, level="warn")
         self.report_progress(outage)

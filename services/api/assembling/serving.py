@@ -3,33 +3,50 @@
 from __future__ import annotations
 
 import math
+import random
 from array import array
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 
 from qcrd.records.reports.serving import AnswerTimes, TeacherServing
-from services.api.assembling.generation_cache import Generation
-from services.api.assembling.sampling_plan import SampleRequest
+from services.api.assembling.sampling_plan import (
+    PromptRequest,
+    SampleRequest,
+    group_by_prompt,
+)
+from services.api.assembling.spill.outputs import OutputSums
 from services.api.assembling.tokens.token_account import Tokens
 from services.api.settings import TeacherConfig
 
 TIMED = ((1, 8), (8, 16))
 """Requests at once, and how many of them."""
+MAX_TIMED_SAMPLES = max(count for _, count in TIMED)
+"""Of which more would not be used."""
 MAX_SAMPLES = 1000
 """Above the most outputs of a question that a spec may want."""
 
 
+MAX_KEPT_TIMES = 20_000
+"""Drawn at random of all: a percentile of so many is within half a percent of the rank."""
+
+
 class AnswerTimer:
-    """Takes down each answered request: eight bytes of memory each."""
+    """Takes down each answered request; the percentiles of many are those of a sample of them."""
 
     def __init__(self) -> None:
         self._seconds = array("d")
+        self._requests = 0
+        self._random = random.Random(0)
         self._samples = 0
         self._first, self._last = math.inf, -math.inf
 
     def add(self, started: float, ended: float, samples: int) -> None:
         """A request of that many samples, by the clock of the event loop."""
-        self._seconds.append(ended - started)
+        self._requests += 1
+        if len(self._seconds) < MAX_KEPT_TIMES:
+            self._seconds.append(ended - started)
+        elif (place := self._random.randrange(self._requests)) < MAX_KEPT_TIMES:
+            self._seconds[place] = ended - started
         self._samples += samples
         self._first, self._last = min(self._first, started), max(self._last, ended)
 
@@ -38,11 +55,12 @@ class AnswerTimer:
         if not self._seconds:
             return None
         per_second = self._samples / max(1e-9, self._last - self._first)
-        return AnswerTimes.measure(self._seconds, concurrency=concurrency, per_second=per_second)
+        times = AnswerTimes.measure(self._seconds, concurrency=concurrency, per_second=per_second)
+        return times.model_copy(update={"requests": self._requests})
 
 
-Ask = Callable[[Sequence[SampleRequest], int, AnswerTimer], Awaitable[None]]
-"""Asks for these samples, so many at once, and takes down how long each took."""
+Ask = Callable[[Iterable[PromptRequest], int, AnswerTimer], Awaitable[None]]
+"""Makes these requests, so many at once, and takes down how long each took."""
 
 
 async def time_teacher(ask: Ask, samples: Sequence[SampleRequest]) -> tuple[AnswerTimes, ...]:
@@ -55,7 +73,7 @@ async def time_teacher(ask: Ask, samples: Sequence[SampleRequest]) -> tuple[Answ
             replace(samples[place % len(samples)], index=MAX_SAMPLES * concurrency + place)
             for place in range(count)
         ]
-        await ask(anew, concurrency, timer)
+        await ask(group_by_prompt(anew), concurrency, timer)
         found.append(timer.make_times(concurrency))
     return tuple(times for times in found if times is not None)
 
@@ -63,29 +81,24 @@ async def time_teacher(ask: Ask, samples: Sequence[SampleRequest]) -> tuple[Answ
 def make_serving(
     timer: AnswerTimer,
     teacher: TeacherConfig,
-    answered: Sequence[Sequence[Generation]],
-    training: Sequence[Generation],
+    *,
+    answered: int,
+    test: OutputSums,
+    training: OutputSums,
     timed: tuple[AnswerTimes, ...] = (),
 ) -> TeacherServing:
-    """`answered` has the outputs of each test question, of which those without any are not counted;
-    `training` those of all training questions."""
-    outputs = [output for outputs in answered for output in outputs]
-    tokens = _sum_tokens(outputs)
-    cost = tokens.compute_cost(teacher) if outputs else None
+    """`answered` test questions have the outputs `test`; `training` are those of all training
+    questions."""
+    tokens = Tokens(test.prompt_tokens, test.completion_tokens)
+    all_tokens = tokens + Tokens(training.prompt_tokens, training.completion_tokens)
+    cost = tokens.compute_cost(teacher) if test.outputs else None
     return TeacherServing(
         times=timer.make_times(teacher.concurrency),
         timed=timed,
-        questions=sum(map(bool, answered)),
+        questions=answered,
         prompt_tokens=tokens.prompt,
         completion_tokens=tokens.completion,
         cost=cost,
-        outputs_cost=(tokens + _sum_tokens(training)).compute_cost(teacher),
+        outputs_cost=all_tokens.compute_cost(teacher),
         currency=None if cost is None else teacher.currency,
-    )
-
-
-def _sum_tokens(outputs: Sequence[Generation]) -> Tokens:
-    return Tokens(
-        sum(output.prompt_tokens for output in outputs),
-        sum(output.completion_tokens for output in outputs),
     )

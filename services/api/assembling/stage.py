@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -17,37 +16,26 @@ from qcrd.questions.data_warnings import (
     find_unused_outputs,
     iter_file_warnings,
 )
-from qcrd.questions.imported_outputs import match_outputs
 from qcrd.questions.labelling import AnswerReading, OutputsByQuestion
 from qcrd.questions.readable_outputs import check_readable
-from qcrd.questions.rows import QuestionRow
 from qcrd.records.job import Stage
-from qcrd.records.rationales import (
-    Question,
-    RationaleCounts,
-    RationaleItem,
-    RationaleManifest,
-    TestItem,
-)
+from qcrd.records.rationales import RationaleItem, TestItem
 from qcrd.records.reports.serving import TeacherServing
-from qcrd.runtime import keys
 from qcrd.runtime.jobs.stage_context import NextStage, StageContext
 from qcrd.runtime.redis.generation_buffer import GenerationBuffer
 from qcrd.runtime.redis.teacher_notes import TeacherNotes
-from qcrd.runtime.storage.store import Store, write_lines, write_record
 from services.api.assembling import sampling_plan, shared_set
 from services.api.assembling.backoff_policy import BackoffPolicy
 from services.api.assembling.batches.waiting import check_still_out
 from services.api.assembling.generate import generate_outputs
-from services.api.assembling.refusals import RowLocation
-from services.api.assembling.summary import emit_summary, warn
-from services.api.assembling.teacher.outages import raise_dated
+from services.api.assembling.spill.database import SpillDatabase
+from services.api.assembling.spill.imports import spill_outputs
+from services.api.assembling.spill.questions import SpilledDuplicates, SpilledRows, Split
+from services.api.assembling.teacher.outages import check_teacher_is_back, raise_dated
+from services.api.assembling.writing.set_writer import SetWriter
+from services.api.assembling.writing.summary import emit_summary, warn
 from services.api.files import service as files
-from services.api.rationale_sets import index
 from services.api.settings import TeacherConfig
-
-SHARD_SIZE = 1000
-"""Questions per shard: about 1 MB of text with five rationales each."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +54,29 @@ class TeacherOutputs:
 
 @dataclass(frozen=True)
 class DatasetSplits:
-    training: list[QuestionRow]
-    validation: list[QuestionRow]
-    test: list[QuestionRow]
+    training: SpilledRows
+    validation: SpilledRows
+    test: SpilledRows
+
+    @classmethod
+    def load(cls, stage: StageContext, database: SpillDatabase) -> DatasetSplits:
+        """The job's files, which may be larger than memory."""
+        spec = stage.job.spec
+        loaded = {split: SpilledRows(database, split) for split in Split}
+        for split, file_id in (
+            (Split.TRAINING, spec.training_file),
+            (Split.VALIDATION, spec.validation_file),
+            (Split.TEST, spec.test_file),
+        ):
+            if file_id:
+                rows = files.iter_rows(
+                    stage.store,
+                    file_id,
+                    spec.settings.task.fields,
+                    first_lines=SpilledDuplicates(database),
+                )
+                loaded[split].fill(rows)
+        return cls(loaded[Split.TRAINING], loaded[Split.VALIDATION], loaded[Split.TEST])
 
 
 def assemble(
@@ -79,8 +87,9 @@ def assemble(
     notes: TeacherNotes | None = None,
 ) -> NextStage:
     """Assemble the job's set. A repeated run writes the same set, from the cached outputs. `notes`
-    has what other jobs found out of the teachers."""
-    spec, store = stage.job.spec, stage.store
+    has what other jobs found out of the teachers. What there is of questions and outputs is on
+    disk: the memory that it takes does not grow with them."""
+    spec = stage.job.spec
     if spec.knowledge_of is not None:
         return shared_set.take_shared_set(stage, spec.knowledge_of)
     if spec.after is not None:
@@ -88,43 +97,78 @@ def assemble(
     if (teacher := teachers.get(spec.settings.teacher)) is not None:
         with raise_dated(stage):  # before files are read, which may be large
             asyncio.run(check_still_out(stage.job, stage.store, buffer, teacher))
-    load = partial(files.load_rows, store, fields=spec.settings.task.fields)
-    splits = DatasetSplits(
-        training=load(spec.training_file),
-        validation=load(spec.validation_file) if spec.validation_file else [],
-        test=load(spec.test_file) if spec.test_file else [],
-    )
-    held_out = {"validation": splits.validation, "test": splits.test}
-    _warn_of_data(stage, iter_file_warnings(spec.settings, splits.training, held_out))
-    outputs = _collect_outputs(stage, splits, buffer, teachers, backoff or BackoffPolicy(), notes)
-    stage.raise_if_stopping()
-    contradictions: list[labelling.Contradiction] = []
-    items = [
-        labelling.build_item(
-            row.question,
-            outputs.training.get(row.question.id, ()),
-            spec.settings,
-            outputs.readings.get(row.question.id, ()),
-            contradictions,
+            if stage.job.backoffs and sampling_plan.asks_teacher(spec):
+                # It waits: another job gets this worker at once while that is so.
+                asyncio.run(check_teacher_is_back(spec.settings.teacher, teacher))
+    with SpillDatabase() as database:
+        splits = DatasetSplits.load(stage, database)
+        held_out = {"validation": splits.validation, "test": splits.test}
+        _warn_of_data(stage, iter_file_warnings(spec.settings, splits.training, held_out))
+        outputs = _collect_outputs(
+            stage, database, splits, buffer, teachers, backoff or BackoffPolicy(), notes
         )
-        for row in splits.training
-    ]
-    counts = labelling.count_outcomes(items, reused=outputs.reused)
-    counts = counts.model_copy(
-        update={"refused": outputs.refused, "teacher_tokens": outputs.training_tokens}
-    )
-    check_readable(stage.job.spec, splits.training, outputs.training, counts)
-    _warn_of_data(stage, find_contradictions(splits.training, contradictions))
-    _warn_of_data(stage, find_cut_traces(splits.training, outputs.training, spec.settings))
-    holdout = _build_holdout_items(stage, splits, outputs)
-    set_id = _write_set(stage, items, holdout, counts, outputs.serving)
-    emit_summary(stage, items, counts)
+        stage.raise_if_stopping()
+        set_id = _write_set(stage, splits, outputs)
     stage.report_progress(100.0)
     return NextStage(Stage.TRAINING, {"rationale_set": set_id})
 
 
+def _write_set(stage: StageContext, splits: DatasetSplits, outputs: TeacherOutputs) -> str:
+    writer, contradictions = SetWriter(stage), _Contradictions()
+    writer.write_items(_build_items(stage, splits, outputs, contradictions))
+    counts = writer.tally.make_counts(reused=outputs.reused).model_copy(
+        update={"refused": outputs.refused, "teacher_tokens": outputs.training_tokens}
+    )
+    writer.check(lambda: check_readable(stage.job.spec, splits.training, outputs.training, counts))
+    settings = stage.job.spec.settings
+    _warn_of_data(
+        stage, find_contradictions(splits.training, contradictions.first, contradictions.count)
+    )
+    _warn_of_data(stage, find_cut_traces(splits.training, outputs.training, settings))
+    writer.write_manifest(
+        counts,
+        outputs.serving,
+        validation=_build_validation_items(stage, splits) if len(splits.validation) else None,
+        test=_build_test_items(stage, splits, outputs) if len(splits.test) else None,
+    )
+    emit_summary(stage, writer.tally, counts)
+    return writer.set_id
+
+
+@dataclass
+class _Contradictions:
+    """How many there are, and the first."""
+
+    first: labelling.Contradiction | None = None
+    count: int = 0
+
+    def add(self, found: list[labelling.Contradiction]) -> None:
+        self.count += len(found)
+        self.first = self.first or next(iter(found), None)
+
+
+def _build_items(
+    stage: StageContext,
+    splits: DatasetSplits,
+    outputs: TeacherOutputs,
+    contradictions: _Contradictions,
+) -> Iterator[RationaleItem]:
+    for row in splits.training:
+        stage.raise_if_stopping()
+        found: list[labelling.Contradiction] = []
+        yield labelling.build_item(
+            row.question,
+            outputs.training.get(row.question.id, ()),
+            stage.job.spec.settings,
+            outputs.readings.get(row.question.id, ()),
+            found,
+        )
+        contradictions.add(found)
+
+
 def _collect_outputs(
     stage: StageContext,
+    database: SpillDatabase,
     splits: DatasetSplits,
     buffer: GenerationBuffer,
     teachers: Mapping[str, TeacherConfig],
@@ -135,9 +179,10 @@ def _collect_outputs(
     if not sampling_plan.needs_teacher_outputs(spec):
         stage.emit("this method reads labels only: no teacher is asked")
         # A test file may have answers of its own, for the report's comparison.
-        return TeacherOutputs({}, match_outputs((), (), splits.test, spec.settings).test)
+        own = spill_outputs(database, tuple, splits.training, splits.test, spec.settings)
+        return TeacherOutputs({}, own.test)
     if spec.settings.rationales.import_file is not None:
-        return _import_outputs(stage, splits, spec.settings.rationales.import_file)
+        return _import_outputs(stage, database, splits, spec.settings.rationales.import_file)
     name = spec.settings.teacher
     if name not in teachers:
         raise Invalid(
@@ -145,20 +190,13 @@ def _collect_outputs(
             param=f"method.{spec.method}.teacher",
             code="unknown_teacher",
         )
-    _warn_of_data(stage, find_unused_outputs(splits.training, spec.method))
+    _warn_of_data(stage, find_unused_outputs(splits.training.with_outputs, spec.method))
     generated = generate_outputs(
-        stage,
-        buffer,
-        teachers[name],
-        training=_list_questions(splits.training),
-        test=_list_questions(splits.test),
-        locations=_locate_questions(splits),
-        backoff=backoff,
-        notes=notes,
+        stage, buffer, teachers[name], database, backoff=backoff, notes=notes
     )
     return TeacherOutputs(
-        generated.training,
-        generated.test,
+        generated.outputs,
+        generated.outputs,
         generated.reused,
         generated.refused,
         generated.training_tokens,
@@ -166,15 +204,25 @@ def _collect_outputs(
     )
 
 
-def _import_outputs(stage: StageContext, splits: DatasetSplits, file_id: str) -> TeacherOutputs:
-    fields = stage.job.spec.settings.task.fields
-    rows = files.load_rows(stage.store, file_id, fields, with_repeats=True)
-    imported = match_outputs(rows, splits.training, splits.test, stage.job.spec.settings)
+def _import_outputs(
+    stage: StageContext, database: SpillDatabase, splits: DatasetSplits, file_id: str
+) -> TeacherOutputs:
+    settings = stage.job.spec.settings
+    read_imported = partial(
+        files.iter_rows, stage.store, file_id, settings.task.fields, with_repeats=True
+    )
+    imported = spill_outputs(
+        database,
+        lambda: read_imported(first_lines=SpilledDuplicates(database)),
+        splits.training,
+        splits.test,
+        settings,
+    )
     stage.emit(
-        f"imported teacher outputs for {len(imported.training)} of {len(splits.training)} training "
-        f"and {len(imported.test)} of {len(splits.test)} test questions",
-        training=len(imported.training),
-        test=len(imported.test),
+        f"imported teacher outputs for {imported.answered} of {len(splits.training)} training "
+        f"and {imported.tested} of {len(splits.test)} test questions",
+        training=imported.answered,
+        test=imported.tested,
         unanswered=imported.unanswered,
         unused=imported.unused,
     )
@@ -196,84 +244,21 @@ def _import_outputs(stage: StageContext, splits: DatasetSplits, file_id: str) ->
     return TeacherOutputs(imported.training, imported.test, readings=imported.readings)
 
 
-def _build_holdout_items(
-    stage: StageContext, splits: DatasetSplits, outputs: TeacherOutputs
-) -> dict[str, list[TestItem]]:
+def _build_validation_items(stage: StageContext, splits: DatasetSplits) -> Iterator[TestItem]:
     settings = stage.job.spec.settings
-    return {
-        "validation": [
-            labelling.build_holdout_item(row.question, None, settings) for row in splits.validation
-        ],
-        "test": [
-            labelling.build_holdout_item(row.question, outputs.test.get(row.question.id), settings)
-            for row in splits.test
-        ],
-    }
+    for row in splits.validation:
+        yield labelling.build_holdout_item(row.question, None, settings)
 
 
-def _write_set(
-    stage: StageContext,
-    items: Sequence[RationaleItem],
-    holdout: Mapping[str, Sequence[TestItem]],
-    counts: RationaleCounts,
-    serving: TeacherServing | None,
-) -> str:
-    """Write the set under the job's id, so that an attempt after a crash replaces its remains."""
-    store = stage.store
-    set_id = f"set-{keys.digest(stage.job.id)}"
-    shards = tuple(_write_shards(store, set_id, items))
-    batches = (items[start : start + SHARD_SIZE] for start in range(0, len(items), SHARD_SIZE))
-    index.write_index(store, set_id, index.build_index(batches))
-    holdout_keys = {
-        name: _write_holdout_items(store, keys.rationale_holdout_key(set_id, name), lines)
-        for name, lines in holdout.items()
-    }
-    manifest = RationaleManifest(
-        id=set_id,
-        shards=shards,
-        counts=counts,
-        test=holdout_keys["test"],
-        validation=holdout_keys["validation"],
-        created_at=time.time(),
-        training_file=stage.job.spec.training_file,
-        job_id=stage.job.id,
-        teacher=stage.job.spec.settings.teacher
-        if sampling_plan.asks_teacher(stage.job.spec)
-        else None,
-        words=labelling.measure_lengths(items),
-        serving=serving,
-    )
-    write_record(store, keys.rationale_manifest_key(set_id), manifest)
-    return set_id
-
-
-def _write_shards(store: Store, set_id: str, items: Sequence[RationaleItem]) -> Iterable[str]:
-    for number, start in enumerate(range(0, len(items), SHARD_SIZE)):
-        key = keys.rationale_shard_key(set_id, number)
-        write_lines(store, key, items[start : start + SHARD_SIZE])
-        yield key
-
-
-def _write_holdout_items(store: Store, key: str, items: Sequence[TestItem]) -> str | None:
-    if not items:
-        return None
-    write_lines(store, key, items)
-    return key
+def _build_test_items(
+    stage: StageContext, splits: DatasetSplits, outputs: TeacherOutputs
+) -> Iterator[TestItem]:
+    settings = stage.job.spec.settings
+    for row in splits.test:
+        texts = outputs.test.get(row.question.id)
+        yield labelling.build_holdout_item(row.question, texts, settings)
 
 
 def _warn_of_data(stage: StageContext, warnings: Iterable[DataWarning]) -> None:
     for each in warnings:
         warn(stage, each.message, once=each.key, **each.data)
-
-
-def _list_questions(rows: Sequence[QuestionRow]) -> list[Question]:
-    return [row.question for row in rows]
-
-
-def _locate_questions(splits: DatasetSplits) -> dict[str, RowLocation]:
-    """The line of each question by its id; one in both files is asked as a training question."""
-    located = {row.question.id: RowLocation("test_file", row.line_number) for row in splits.test}
-    located |= {
-        row.question.id: RowLocation("training_file", row.line_number) for row in splits.training
-    }
-    return located

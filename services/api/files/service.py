@@ -15,6 +15,7 @@ from pathlib import PurePosixPath
 from typing import BinaryIO, Literal, cast
 
 from qcrd.errors import Conflict, Invalid, NotFound, QcrdError
+from qcrd.questions.duplicates import FirstLines
 from qcrd.questions.field_map import FieldMap
 from qcrd.questions.file_summary import FileSummary
 from qcrd.questions.rows import QuestionRow, check_records, read_rows
@@ -166,18 +167,17 @@ def _list_file_ids(store: Store, *, newest_first: bool) -> list[str]:
     return sorted(file_ids, key=lambda file_id: (times[file_id], file_id), reverse=newest_first)
 
 
-def load_rows(
-    store: Store, file_id: str, fields: FieldMap | None = None, *, with_repeats: bool = False
-) -> list[QuestionRow]:
-    return list(iter_rows(store, file_id, fields, with_repeats=with_repeats))
-
-
 def iter_rows(
-    store: Store, file_id: str, fields: FieldMap | None = None, *, with_repeats: bool = False
+    store: Store,
+    file_id: str,
+    fields: FieldMap | None = None,
+    *,
+    with_repeats: bool = False,
+    first_lines: FirstLines | None = None,
 ) -> Iterator[QuestionRow]:
     """The file's rows, read as they are taken; `fields` are the task's."""
     with open_file(store, get_file(store, file_id)) as data:
-        yield from read_rows(data, fields, with_repeats=with_repeats)
+        yield from read_rows(data, fields, with_repeats=with_repeats, first_lines=first_lines)
 
 
 def iter_content(store: Store, stored: StoredFile) -> Iterator[bytes]:

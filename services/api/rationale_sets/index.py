@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+import shutil
+import tempfile
+import zipfile
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import IO, Any, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +22,7 @@ from qcrd.records.rationale_annotations import Polarity
 from qcrd.records.rationales import RationaleItem, RationaleManifest
 from qcrd.runtime import keys
 from qcrd.runtime.storage import rationale_edits
-from qcrd.runtime.storage.store import Store, read_lines, read_object
+from qcrd.runtime.storage.store import SPOOL_BYTES, Store, read_lines, read_object
 
 QUESTION_DTYPE = np.dtype(
     [
@@ -124,6 +127,54 @@ def _build_columns(items: Iterable[RationaleItem], shard: int, first: int) -> In
             questions.append((hash_id(item.question.id), *location, item.vote.margin, *counts))
             rationales += [hash_id(rationale.id) for rationale in item_rationales]
     return np.array(questions, QUESTION_DTYPE), np.array(rationales, np.uint64)
+
+
+class IndexWriter:
+    """Writes an index shard by shard, without holding it."""
+
+    def __init__(self) -> None:
+        self._columns = {
+            name: tempfile.SpooledTemporaryFile(SPOOL_BYTES)  # noqa: SIM115 (closed by `write`)
+            for name in ("questions", "rationales")
+        }
+        self._shards = self._questions = self._rows = 0
+
+    def add_shard(self, items: Iterable[RationaleItem]) -> None:
+        questions, rationales = _build_columns(items, self._shards, self._rows)
+        self._columns["questions"].write(questions.tobytes())
+        self._columns["rationales"].write(rationales.tobytes())
+        self._shards += 1
+        self._questions += len(questions)
+        self._rows += len(rationales)
+
+    def write(self, store: Store, set_id: str) -> None:
+        """As NumPy saves these arrays."""
+        shapes = {
+            "questions": (QUESTION_DTYPE, self._questions),
+            "rationales": (np.dtype("<u8"), self._rows),
+        }
+        with tempfile.SpooledTemporaryFile(SPOOL_BYTES) as archive:
+            with zipfile.ZipFile(cast(IO[bytes], archive), "w") as members:
+                for name, (dtype, count) in shapes.items():
+                    with (
+                        self._columns[name] as column,
+                        members.open(f"{name}.npy", "w", force_zip64=True) as member,
+                    ):
+                        _write_array_header(member, dtype, count)
+                        column.seek(0)
+                        shutil.copyfileobj(column, member)
+            length = archive.tell()
+            archive.seek(0)
+            store.put(keys.rationale_index_key(set_id), cast(BinaryIO, archive), length=length)
+
+
+def _write_array_header(file: IO[bytes], dtype: np.dtype[Any], count: int) -> None:
+    header = {
+        "descr": np.lib.format.dtype_to_descr(dtype),
+        "fortran_order": False,
+        "shape": (count,),
+    }
+    np.lib.format.write_array_header_1_0(file, header)
 
 
 def write_index(store: Store, set_id: str, index: RationaleSetIndex) -> None:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain
 
 from openai.types import Batch
 
@@ -29,6 +30,7 @@ from services.api.assembling.batches.waiting import (
 from services.api.assembling.refusals import RefusalLog
 from services.api.assembling.sampling_plan import PromptRequest, SampleRequest, group_by_prompt
 from services.api.assembling.sampling_run import SamplingRun
+from services.api.assembling.spill.samples import SpilledSamples
 from services.api.assembling.teacher.openai.batches import BatchClient
 from services.api.assembling.teacher.prompt_refused import PromptRefused
 from services.api.assembling.tokens.token_account import TokenAccount
@@ -41,7 +43,7 @@ MAX_FRUITLESS = 3
 
 @dataclass
 class BatchRun:
-    """`requests` are all samples that the job wants, by their keys."""
+    """`samples` are all that the job wants. Of shards that are out the lines are not held."""
 
     stage: StageContext
     client: BatchClient
@@ -49,7 +51,7 @@ class BatchRun:
     planner: ShardPlanner
     run: SamplingRun
     refusals: RefusalLog
-    requests: Mapping[str, SampleRequest]
+    samples: SpilledSamples
     notebook: RoundNotes
     lookup_seconds: float
     """After a request for a batch that was not answered, until the list surely has the batch."""
@@ -90,7 +92,7 @@ class BatchRun:
             self._log_refusal(line.keys, PromptRefused(line.message, line.reason))
 
     def _log_refusal(self, keys: Sequence[str], error: PromptRefused) -> None:
-        if samples := tuple(self.requests[key] for key in keys if key in self.requests):
+        if samples := tuple(self.samples[key] for key in keys if key in self.samples):
             self.refusals.add(PromptRequest(samples), error)
 
     # --- what is out ---------------------------------------------------------------------------
@@ -111,7 +113,11 @@ class BatchRun:
         if batch.status in ENDED:
             await self._take(shard, batch)
         else:
-            self.out[name] = shard, batch
+            self._note_out(shard, batch)
+
+    def _note_out(self, shard: Shard, batch: Batch) -> None:
+        self.samples.mark_asked(shard.keys)
+        self.out[shard.name] = shard.model_copy(update={"lines": ()}), batch
 
     def _take_up(self, shard: Shard, batch: Batch) -> Shard:
         """The batch was made, and whoever made it did not come to write that down."""
@@ -138,7 +144,7 @@ class BatchRun:
         for line, error in results.refused:
             self._log_refusal([sample.key for sample in line.samples], error)
         for line, tokens in results.told_prompts:
-            if (request := self.requests.get(line.samples[0].key)) is not None:
+            if (request := self.samples.get(line.samples[0].key)) is not None:
                 self.planner.prompt_tokens.learn(request.prompt.text, tokens)
         self._tell_end(shard, batch, results)
         if results.generations:
@@ -179,25 +185,25 @@ class BatchRun:
     async def _ask(self) -> None:
         while self.no_room is None and not (self.notebook.notes.one_at_a_time and self.out):
             missing = group_by_prompt(self._iter_missing())
-            if not missing:
+            if (first := next(missing, None)) is None:
                 break
-            shard = await self.planner.plan(missing, self.notebook.notes.max_lines)
+            shard = await self.planner.plan(chain([first], missing), self.notebook.notes.max_lines)
             if shard is not None:
                 await self._post(self._write_down(shard))
                 continue
             if self.out:
                 break
-            smallest = await self.planner.count_smallest(missing[0])
+            smallest = await self.planner.count_smallest(first)
             raise self.planner.budget.make_over_budget_error(smallest)
         if self.out:
             self.notebook.note_all_asked(self.stage.job.budget)
 
     def _iter_missing(self) -> Iterator[SampleRequest]:
-        asked = {key for shard, _ in self.out.values() for key in shard.keys}
-        asked |= {key for line in self.notebook.notes.refused for key in line.keys}
-        for key, request in self.requests.items():
-            is_there = key in self.run.generations or key in asked
-            if not is_there and not self.refusals.skips(request.prompt):
+        refused = {key for line in self.notebook.notes.refused for key in line.keys}
+        for request in self.samples.iter_missing():
+            key = request.key
+            is_asked = key in refused or self.samples.is_asked(key)
+            if not is_asked and not self.refusals.skips(request.prompt):
                 yield request
 
     def _write_down(self, shard: Shard) -> Shard:
@@ -220,13 +226,13 @@ class BatchRun:
 
     def _iter_requests(self, shard: Shard) -> Iterator[PromptRequest]:
         for line in shard.lines:
-            yield PromptRequest(tuple(self.requests[sample.key] for sample in line.samples))
+            yield PromptRequest(tuple(self.samples[sample.key] for sample in line.samples))
 
     async def _post_again(self, shard: Shard) -> None:
         """One that was written down, and of which there is no batch."""
         if (rest := shard.sent_at + self.lookup_seconds - time.time()) > 0:
             raise make_lookup_error(self.client.label, rest)
-        if all(key in self.requests for key in shard.keys):
+        if all(key in self.samples for key in shard.keys):
             await self._post(shard.model_copy(update=self._list_parameters(shard)))
         else:  # of an earlier release's plan
             self._settle_unsent(shard)
@@ -259,7 +265,7 @@ class BatchRun:
             raise
         shard = shard.model_copy(update={"batch_id": batch.id})
         self.shards.write(shard)
-        self.out[shard.name] = shard, batch
+        self._note_out(shard, batch)
         self.stage.emit(
             f"{self.client.label} is asked by batch {batch.id}: {len(shard.lines)} requests for "
             f"{sum(1 for _ in shard.keys)} outputs",

@@ -4,7 +4,7 @@ for."""
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from services.api.assembling.batches.shard import (
@@ -45,7 +45,7 @@ class ShardPlanner:
     max_lines: int = MAX_LINES
     max_bytes: int = MAX_FILE_BYTES
 
-    async def plan(self, requests: Sequence[PromptRequest], max_lines: int | None) -> Shard | None:
+    async def plan(self, requests: Iterable[PromptRequest], max_lines: int | None) -> Shard | None:
         """The first of `requests`, in their order. None when the budget covers not even one sample
         of the first."""
         room = _Room(min(self.max_lines, max_lines or self.max_lines), self.max_bytes)
@@ -73,7 +73,7 @@ class ShardPlanner:
         """What one sample of it can take."""
         return (await self._make_line(request.split(1)[0])).reserved
 
-    def _split(self, requests: Sequence[PromptRequest]) -> Iterator[PromptRequest]:
+    def _split(self, requests: Iterable[PromptRequest]) -> Iterator[PromptRequest]:
         for request in requests:
             yield from request.split(self.client.support.max_choices)
 

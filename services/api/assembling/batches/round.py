@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from qcrd.errors import QcrdError
@@ -14,8 +13,9 @@ from services.api.assembling.batches.planning import ShardPlanner
 from services.api.assembling.batches.round_notes import RoundNotes
 from services.api.assembling.batches.shard import ShardStore
 from services.api.assembling.refusals import RefusalLog
-from services.api.assembling.sampling_plan import SampleRequest, SamplingParams
+from services.api.assembling.sampling_plan import SamplingParams
 from services.api.assembling.sampling_run import SamplingRun
+from services.api.assembling.spill.samples import SpilledSamples
 from services.api.assembling.teacher.memory import FORGETFUL, TeacherMemory
 from services.api.assembling.teacher.openai.batches import make_batch_client
 from services.api.assembling.teacher.outages import make_notify
@@ -25,10 +25,10 @@ from services.api.assembling.tokens.token_budget import TokenBudget
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """All samples that a job wants, by their keys, in prompts of `style`."""
+    """All samples that a job wants, in prompts of `style`."""
 
     sampling: SamplingParams
-    requests: Mapping[str, SampleRequest]
+    samples: SpilledSamples
     refusals: RefusalLog
     style: PromptStyle
 
@@ -66,7 +66,7 @@ async def finish_batches(
             planner=ShardPlanner(client, plan.sampling, budget, prompt_tokens, stage.job.id),
             run=run,
             refusals=plan.refusals,
-            requests=plan.requests,
+            samples=plan.samples,
             notebook=RoundNotes(shards, client.support, plan.style, notes),
             lookup_seconds=backoff.batch_lookup,
         )

@@ -6,10 +6,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from qcrd.errors import Transient
+from qcrd.errors import QcrdError, Transient
 from qcrd.runtime.jobs.stage_context import StageContext
 from qcrd.runtime.keys import digest
+from services.api.assembling.teacher.make_client import make_teacher_client
 from services.api.assembling.teacher.teacher_client import Notify
+from services.api.assembling.teacher.teacher_errors import TeacherUnreachable
+from services.api.settings import TeacherConfig
 
 
 def describe_outage(reason: str, since: float | None) -> str:
@@ -40,3 +43,18 @@ def raise_dated(stage: StageContext) -> Iterator[None]:
             code=error.code,
             retry_after=error.retry_after,
         ) from error
+
+
+async def check_teacher_is_back(name: str, teacher: TeacherConfig) -> None:
+    """`TeacherUnreachable` while it, or the server behind it, is away. Other problems are left to
+    the job's own requests, which tell them better."""
+    client = make_teacher_client(name, teacher)
+    try:
+        await client.fetch_info()
+        await client.check_upstream()
+    except TeacherUnreachable:
+        raise
+    except QcrdError:
+        return
+    finally:
+        await client.close()

@@ -5,12 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from cachetools import LRUCache
+
 from qcrd.errors import QcrdError
 from services.api.assembling.teacher.teacher_client import TeacherClient
 from services.api.assembling.tokens.token_account import Tokens
 from services.api.assembling.tokens.token_counts import BYTES_PER_TOKEN
 
 log = logging.getLogger(__name__)
+
+MAX_KEPT_PROMPTS = 4096
+"""Whose tokens are remembered: more than are asked at once. Others are counted or estimated anew,
+and no estimate is lower than the densest prompt that was ever told."""
 
 
 def estimate_prompt_tokens(
@@ -27,8 +33,8 @@ class PromptTokenCounter:
     def __init__(self, client: TeacherClient, *, asks_teacher: bool) -> None:
         self._client = client
         self._asks_teacher = asks_teacher
-        self._told: dict[str, int] = {}
-        self._counted: dict[str, int] = {}
+        self._told: LRUCache[str, int] = LRUCache(MAX_KEPT_PROMPTS)
+        self._counted: LRUCache[str, int] = LRUCache(MAX_KEPT_PROMPTS)
         self._excess = 0
         """Tokens that the teacher puts around a prompt and its tokenizer does not count."""
         self._densest = (1, BYTES_PER_TOKEN)

@@ -8,13 +8,20 @@ from typing import BinaryIO
 
 import zstandard
 
-from qcrd.records.teachers.prompt import TeacherPrompt
+from qcrd.method.prompts import build_teacher_prompt
+from qcrd.questions.rows import QuestionRow
+from qcrd.records.rationales import Question
+from qcrd.records.specs.spec import MethodSpec
+from qcrd.records.teachers.prompt import PromptForm
 from qcrd.runtime import keys
 from qcrd.runtime.redis.generation_buffer import MemoryGenerationBuffer
 from qcrd.runtime.storage.store import MemoryStore, read_object, write_lines
-from services.api.assembling.generation_cache import Generation, GenerationCache, find_existing
+from services.api.assembling.generation_cache import Generation, GenerationCache
 from services.api.assembling.generation_index import MERGED
 from services.api.assembling.sampling_plan import SampleRequest
+from services.api.assembling.spill.database import SpillDatabase
+from services.api.assembling.spill.questions import SpilledRows, Split
+from services.api.assembling.spill.samples import SpilledSamples
 
 
 def generation(key: str) -> Generation:
@@ -56,15 +63,25 @@ def test_an_answer_that_is_sealed_during_the_search_is_found() -> None:
 def test_a_job_that_began_before_there_were_grammars_keeps_what_it_paid_for() -> None:
     """Only what it paid for itself: to others these are outputs of another form."""
     cache = GenerationCache(MemoryStore(), MemoryGenerationBuffer(), teacher="t", sampling="s")
-    free, held = TeacherPrompt("two and two"), TeacherPrompt("two and two", grammar="four")
+    spec = MethodSpec.model_validate({"task": {"answer": "number"}, "rationales": {"n": 2}})
+    question = Question(id="0" * 24, text="two and two")
+    own_id, other_id = ("ftjob-" + digit * 24 for digit in "01")
+    held, free = (
+        build_teacher_prompt(spec.task, question, PromptForm("completion", structure), 128)
+        for structure in ("grammar", "none")
+    )
     own, others = SampleRequest(free, 0), SampleRequest(free, 1)
-    foreign = generation(others.key).model_copy(update={"job_id": "ftjob-" + "1" * 24})
+    foreign = generation(others.key).model_copy(update={"job_id": other_id})
     cache.add([generation(own.key), foreign])
-    requests = {each.key: each for each in (SampleRequest(held, 0), SampleRequest(held, 1))}
-    found = find_existing(cache, "ftjob-" + "0" * 24, requests)
-    assert set(found) == {SampleRequest(held, 0).key}
-    other_text = TeacherPrompt("two and three", grammar="four")
-    assert SampleRequest(other_text, 0).free_key != own.key
+    with SpillDatabase() as database:
+        SpilledRows(database, Split.TRAINING).fill([QuestionRow(1, question)])
+        form = PromptForm("completion", "grammar")
+        samples = SpilledSamples(database, spec, form, own_id)
+        samples.keep(cache.find_each(samples))
+        assert (samples.found, len(samples)) == (1, 2)
+        missing = list(samples.iter_missing())
+    assert [each.index for each in missing] == [1]
+    assert own.key == SampleRequest(held, 0).free_key != SampleRequest(held, 0).key
 
 
 class Counting(MemoryStore):

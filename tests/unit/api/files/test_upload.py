@@ -89,7 +89,7 @@ def test_old_files_are_listed_read_and_deleted_among_new_ones(here: Here) -> Non
     between = kept(here.store, 0)
     listed = here.client.get("/v1/files?order=asc").json()["data"]
     assert [one["id"] for one in listed] == [first.id, between.id, last.id]
-    assert [row.question.text for row in files.load_rows(here.store, first.id)] == [
+    assert [row.question.text for row in files.iter_rows(here.store, first.id)] == [
         "What is 50 + 1?",
         "What is 51 + 1?",
     ]

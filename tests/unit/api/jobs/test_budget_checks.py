@@ -70,7 +70,7 @@ def test_without_a_tokenizer_the_sum_is_an_estimate(here: Here, teacher: Scripte
     spec = parse_job_spec(_body(file))
     prompts = [
         build_teacher_prompt(spec.settings.task, row.question).text
-        for row in files.load_rows(here.store, file)
+        for row in files.iter_rows(here.store, file)
     ]
     most = -(-min(len(prompt.encode()) for prompt in prompts) // 3) + 8
     said = refused(
@@ -108,7 +108,7 @@ async def test_a_job_whose_answers_are_there_needs_no_budget(
         teacher=await _fetch_fingerprint(teacher),
         sampling=SamplingParams.from_spec(spec.settings.rationales).fingerprint,
     )
-    for row in files.load_rows(here.store, file):
+    for row in files.iter_rows(here.store, file):
         key = SampleRequest(build_teacher_prompt(spec.settings.task, row.question), 0).key
         found = {"text": " x", "finish_reason": "eos_token", "job_id": "earlier"}
         cache.add([Generation(key=key, index=0, prompt_tokens=11, completion_tokens=7, **found)])

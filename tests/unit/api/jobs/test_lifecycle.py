@@ -212,7 +212,7 @@ def test_an_estimate_wants_what_the_job_would_ask(here: Here) -> None:
     rows = {
         row.question.id: (row.question, samples)
         for file_id, samples in ((files_["test_file"], 7), (files_["training_file"], 5))
-        for row in files.load_rows(here.store, file_id)
+        for row in files.iter_rows(here.store, file_id)
     }
     wanted = {
         SampleRequest(prompt, index).key: len(prompt.text)

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from qcrd.questions import labelling
-from qcrd.records.rationales import RationaleCounts, RationaleItem
+from qcrd.questions.item_tally import ItemTally
+from qcrd.records.rationales import RationaleCounts
 from qcrd.runtime.jobs.stage_context import StageContext
 
 UNPARSEABLE_WARNING_SHARE = 0.2
 """Share of the outputs above which the prompt, the stop sequence or `max_new_tokens` is suspect."""
 
 
-def emit_summary(
-    stage: StageContext, items: Sequence[RationaleItem], counts: RationaleCounts
-) -> None:
-    words = labelling.measure_lengths(items)
+def emit_summary(stage: StageContext, tally: ItemTally, counts: RationaleCounts) -> None:
+    words = tally.measure_lengths()
     lengths = f"; {words.median} words at the median, {words.longest} at most" if words else ""
     stage.emit(
         f"{counts.outputs} outputs of {counts.questions} questions: {counts.positives} positive "
@@ -31,9 +28,8 @@ def emit_summary(
             unparseable=counts.unparseable,
             outputs=counts.outputs,
         )
-    unlabelled = sum(item.label is None for item in items)
-    if unlabelled:
-        warn(stage, f"{unlabelled} questions have no label: nothing to train on there")
+    if tally.unlabelled:
+        warn(stage, f"{tally.unlabelled} questions have no label: nothing to train on there")
 
 
 def warn(stage: StageContext, message: str, *, once: str | None = None, **data: object) -> None:
