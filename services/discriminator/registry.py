@@ -17,6 +17,7 @@ import torch
 
 from qcrd.errors import Conflict, NotFound
 from qcrd.method.judge.model import Judge, LocalJudge
+from qcrd.method.random_stream import RandomStream
 from qcrd.method.student.loading import load_encoder
 from qcrd.records.judge import CreateJudgeRequest, JudgeVersion
 from qcrd.runtime import keys
@@ -46,8 +47,6 @@ class JudgeRegistry:
         self._places: OrderedDict[str, _Place] = OrderedDict()
         self._lock = threading.Lock()
         """Of the places, never held while a judge is read or built: that takes seconds."""
-        self._build_lock = threading.Lock()
-        """Of torch's one generator, which the new layers are drawn from."""
 
     def create_judge(
         self, judge_id: str, request: CreateJudgeRequest, *, token: int | None = None
@@ -126,8 +125,7 @@ class JudgeRegistry:
 
     def _build_judge(self, request: CreateJudgeRequest) -> LocalJudge:
         base_dir = self._find_base(request.base)  # may be downloaded first
-        with self._build_lock, torch.random.fork_rng():
-            torch.manual_seed(request.seed)
+        with RandomStream(request.seed, torch.device("cpu")).drawing():
             encoder, tokenizer = load_encoder(base_dir)
             spec = request.spec
             judge = Judge(encoder, tokenizer, hidden=spec.hidden, max_tokens=spec.max_tokens)

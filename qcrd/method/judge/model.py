@@ -26,6 +26,7 @@ from qcrd.method.judge.training_pairs import (
     split_holdout,
 )
 from qcrd.method.losses import JUDGE_LOSSES
+from qcrd.method.random_stream import RandomStream
 from qcrd.method.weight_decay import make_decay_groups
 from qcrd.records.job import JudgeHistograms
 from qcrd.records.specs.training_spec import JudgeSpec
@@ -124,20 +125,21 @@ def train_judge(
     usable = [c for c in training_pairs if c.positives and c.negatives]
     if not usable:
         return
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        for _ in range(steps):
-            batch = rng.sample(usable, min(spec.batch_size, len(usable)))
-            judge.train()
+    # A judge is trained beside those of other jobs.
+    dropout = RandomStream(seed, judge.device)
+    for _ in range(steps):
+        batch = rng.sample(usable, min(spec.batch_size, len(usable)))
+        judge.train()
+        with dropout.drawing():
             loss = loss_fn(*compute_padded_logits(judge, batch)) / len(batch)
-            optimizer.zero_grad()
-            loss.backward()
-            gradient_norm = nn.utils.clip_grad_norm_(judge.parameters(), 1.0)
-            for quantity, value in (("its loss", loss), ("its gradient's norm", gradient_norm)):
-                if not math.isfinite(value.item()):
-                    raise _make_divergence_error(quantity, value.item())
-            optimizer.step()
-            yield loss.item()
+        optimizer.zero_grad()
+        loss.backward()
+        gradient_norm = nn.utils.clip_grad_norm_(judge.parameters(), 1.0)
+        for quantity, value in (("its loss", loss), ("its gradient's norm", gradient_norm)):
+            if not math.isfinite(value.item()):
+                raise _make_divergence_error(quantity, value.item())
+        optimizer.step()
+        yield loss.item()
 
 
 def compute_padded_logits(
