@@ -100,6 +100,15 @@ class Stack:
             f"{service} is started again",
         )
 
+    def pause(self, service: str) -> None:
+        """Tried again: on a busy machine runc gives up freezing a process that is just at work."""
+
+        def is_paused() -> bool:
+            self.compose("pause", service, check=False)
+            return self.inspect(service, "{{.State.Paused}}") == "true"
+
+        wait_for(is_paused, f"{service} is paused")
+
     def healthy(self, service: str) -> bool:
         return self.inspect(service, "{{.State.Health.Status}}") == "healthy"
 

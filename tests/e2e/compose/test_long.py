@@ -75,7 +75,7 @@ def test_redis_paused_for_20_seconds(stack: Stack, calm: list[Prediction]) -> No
     with step("a job, redis paused for 20 s"):
         job_id = stack.create()
         stack.wait_for_stage(job_id, "training", 1.0)
-        stack.compose("pause", "redis")
+        stack.pause("redis")
         time.sleep(20)
         stack.compose("unpause", "redis")
         assert stack.ended(job_id) == calm
