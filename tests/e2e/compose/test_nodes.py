@@ -40,7 +40,7 @@ pytestmark = [
         reason="ten minutes: `make test-compose LONG=1`",
     ),
 ]
-ITERATIONS = 12
+ITERATIONS = 4
 RANK_LOST_SECONDS = 15
 HARDENED = (
     *("--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"),
@@ -56,10 +56,16 @@ class Nodes:
         self.stack = stack
         self.network = f"{stack.project}_inside"
         self.names: list[str] = []
+        self._starting = threading.Thread()
 
     def start(self, train_job: dict[str, Any]) -> None:
+        """As a controller does, after the API server has answered."""
         trainer = train_job["spec"]["trainer"]
         self.names = [f"{train_job['metadata']['name']}-node-{n}" for n in range(2)]
+        self._starting = threading.Thread(target=self._run, args=(trainer,))
+        self._starting.start()
+
+    def _run(self, trainer: dict[str, Any]) -> None:
         for rank, name in enumerate(self.names):
             self.stack.docker(
                 *("run", "-d", "--name", name, "--network", self.network, *HARDENED),
@@ -90,10 +96,12 @@ class Nodes:
 
     def stop(self, train_job: dict[str, Any]) -> None:
         """What a deleted TrainJob's pods get."""
+        self._starting.join()
         for name in self.names:
             self.stack.docker("stop", "-t", "60", name, check=False)
 
     def wait(self) -> list[int]:
+        self._starting.join()
         codes = [int(self.stack.docker("wait", name)) for name in self.names]
         self.remove()
         return codes
