@@ -228,7 +228,7 @@ def run_to_outcome(work: Callable[[Ranks], Outcome], ranks: Ranks) -> Outcome:
 
 def run_rank(work: Callable[[Ranks], Outcome], *, lost_seconds: float = LOST_SECONDS) -> Outcome:
     """The outcome of `work` on one of several ranks. What ends one of them is that of all."""
-    with ProcessRanks(lost_seconds=lost_seconds) as ranks:
+    with ProcessRanks(lost_seconds=lost_seconds, on_cut_off=_end_cut_off) as ranks:
         outcome = run_to_outcome(work, ranks)
         if outcome.kind == "done":
             ranks.finish()
@@ -237,6 +237,12 @@ def run_rank(work: Callable[[Ranks], Outcome], *, lost_seconds: float = LOST_SEC
         elif outcome.kind != "stopped":
             ranks.report_failure(outcome.model_dump(mode="json"))
         return outcome
+
+
+def _end_cut_off(reason: str) -> None:
+    """Whoever could be told is out of reach, and the main thread may wait for them for long."""
+    log.error("%s; ending", reason)
+    os._exit(1)
 
 
 def main() -> None:

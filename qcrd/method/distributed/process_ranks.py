@@ -70,7 +70,8 @@ class ProcessRanks(Ranks):
     """The process group of this training, as a context manager.
 
     A step's collectives fail after `timeout`; `lost_seconds` without a sign of life make a rank
-    lost.
+    lost. A rank that itself hears nothing of the others for so long may wait inside torch, where
+    nothing can be raised: `on_cut_off` is called with the reason then, in a thread.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class ProcessRanks(Ranks):
         timeout: timedelta = COLLECTIVE_TIMEOUT,
         beat_seconds: float = BEAT_SECONDS,
         lost_seconds: float = LOST_SECONDS,
+        on_cut_off: Callable[[str], None] | None = None,
     ) -> None:
         self.rank, self.size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         self._timeout, self._lost_seconds = timeout, lost_seconds
@@ -87,6 +89,8 @@ class ProcessRanks(Ranks):
         self._closed = threading.Event()
         self._beats: dict[int, tuple[int, float]] = {}
         """Rank -> its last beat, and when that was seen."""
+        self._on_cut_off = on_cut_off
+        self._unanswered_since: float | None = None
 
     def __enter__(self) -> Self:
         store, _, _ = next(rendezvous("env://", timeout=self._timeout))
@@ -95,6 +99,8 @@ class ProcessRanks(Ranks):
         self._beat_store = PrefixStore("ranks", store.clone())
         self._beating = threading.Thread(target=self._beat_loop, daemon=True)
         self._beating.start()
+        if self._on_cut_off is not None:
+            threading.Thread(target=self._watch_answers, daemon=True).start()
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(
             backend,
@@ -191,7 +197,25 @@ class ProcessRanks(Ranks):
     def _beat_loop(self) -> None:
         with contextlib.suppress(RuntimeError):  # the others see that this rank beats no more
             while not self._closed.wait(self._beat_seconds):
+                self._unanswered_since = time.monotonic()
                 self._beat_store.add(f"beat/{self.rank}", 1)
+                self._unanswered_since = None
+
+    def _watch_answers(self) -> None:
+        """Until a beat is not answered. Two looks have to agree: at the first one after a process
+        was stopped its answer may only wait to be read."""
+        assert self._on_cut_off is not None
+        suspected: float | None = None
+        while not self._closed.wait(self._beat_seconds):
+            since = self._unanswered_since
+            is_late = since is not None and time.monotonic() - since > self._lost_seconds
+            if is_late and since == suspected:
+                self._on_cut_off(
+                    f"rank {self.rank} of {self.size} has had no answer of rank 0's machine for "
+                    f"{self._lost_seconds:.0f} s: it, or the network between, is gone"
+                )
+                return
+            suspected = since if is_late else None
 
 
 def _try(work: Callable[[], Json]) -> tuple[dict[str, Json], QcrdError | None]:

@@ -124,6 +124,22 @@ def test_a_launcher_that_waits_for_other_machines_ends_at_sigterm(
     assert launcher.wait(PATIENCE) == 143
 
 
+def test_a_machine_that_is_cut_off_ends_by_itself(site: Site, machines: Machines) -> None:
+    """The first one, which all of them meet at, does not answer and does not close a connection."""
+    job = claim(site, site.submit(spec(iterations=500)))
+    command = [*MODULE, job.id, str(job.lease.token)]
+    first, second = machines.start_some(command, free_ports(1)[0], 2, range(2))
+    wait_until(lambda: any("iteration 1," in message for message in site.messages(job.id)))
+    silent = [psutil.Process(first.pid), *psutil.Process(first.pid).children(recursive=True)]
+    for process in silent:
+        process.suspend()
+    try:
+        assert second.wait(PATIENCE) == 1
+    finally:
+        for process in reversed(silent):
+            process.kill()
+
+
 class Machines:
     """What the pods of a TrainJob are here: a launcher each, with the torch policy's variables."""
 
