@@ -18,10 +18,10 @@ from benchmarks import teacher_load as load
 from qcrd.records.job import Job, JobStatus, Stage
 from qcrd.records.rationales import RationaleManifest
 from qcrd.runtime import keys
-from qcrd.runtime.jobs.memory_store import MemoryJobStore
 from qcrd.runtime.jobs.queue import MemoryJobQueue
 from qcrd.runtime.jobs.stage_context import WorkerDeps
 from qcrd.runtime.jobs.stage_runner import run_stage
+from qcrd.runtime.jobs.stores.memory_store import MemoryJobStore
 from qcrd.runtime.redis.event_log import MemoryEventLog
 from qcrd.runtime.redis.generation_buffer import MemoryGenerationBuffer
 from qcrd.runtime.storage.store import MemoryStore, read_record

@@ -256,7 +256,9 @@ def measure(models: Path, kind: str, rounds: int, steps_only: bool = False) -> d
             "negatives": 1,
             "rounds": rounds,
             "negatives_in_force": "all (delta 50)",
-            "sampler": f"a process on the other core, {SAMPLED_TOKENS} tokens per question",
+            "sampler": None
+            if steps_only
+            else f"a process on the other core, {SAMPLED_TOKENS} tokens per question",
             "scoring": "bf16" if has_bf16(case.student.device) else "fp32",
             "threads": torch.get_num_threads(),
             "cores": os.cpu_count(),

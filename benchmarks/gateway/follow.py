@@ -19,7 +19,7 @@ from benchmarks.gateway.system import BASE_MODEL, BenchmarkSystem, GatewayProces
 from qcrd.records.job import Job
 from qcrd.records.specs.spec import JobSpec
 from qcrd.runtime import keys
-from qcrd.runtime.jobs.store import RedisJobStore
+from qcrd.runtime.jobs.stores.redis_store import RedisJobStore
 from qcrd.runtime.redis.event_log import RedisEventLog
 
 PATH = "/v1/fine_tuning/jobs/{}/events?stream=true"

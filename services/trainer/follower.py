@@ -7,8 +7,8 @@ from typing import BinaryIO
 
 from qcrd.records.job import Job
 from qcrd.runtime import keys
-from qcrd.runtime.jobs.memory_store import MemoryJobStore
 from qcrd.runtime.jobs.stage_context import WorkerDeps
+from qcrd.runtime.jobs.stores.memory_store import MemoryJobStore
 from qcrd.runtime.redis.counters import MemoryCounters
 from qcrd.runtime.redis.event_log import MemoryEventLog
 from qcrd.runtime.redis.webhook_queue import MemoryWebhookQueue

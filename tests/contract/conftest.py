@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from qcrd.runtime.jobs.memory_store import MemoryJobStore
-from qcrd.runtime.jobs.store import JobStore, RedisJobStore
+from qcrd.runtime.jobs.store import JobStore
+from qcrd.runtime.jobs.stores.memory_store import MemoryJobStore
+from qcrd.runtime.jobs.stores.redis_store import RedisJobStore
 from qcrd.runtime.redis.base_model_reports import (
     BaseModelReports,
     MemoryBaseModelReports,

@@ -31,7 +31,7 @@ from qcrd.records.specs.training_spec import Hyperparameters, JudgeSpec, Negativ
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.stage_context import JobDone, StageContext, WorkerDeps
 from qcrd.runtime.jobs.stage_runner import run_stage
-from qcrd.runtime.jobs.store import RedisJobStore
+from qcrd.runtime.jobs.stores.redis_store import RedisJobStore
 from qcrd.runtime.storage.store import Store, read_lines, write_lines, write_record
 from services.trainer.execution.executor import Executor
 from services.trainer.execution.local import LocalExecutor

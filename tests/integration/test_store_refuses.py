@@ -10,10 +10,10 @@ from fastapi.testclient import TestClient
 
 from qcrd.records.job import Job, JobStatus, Stage
 from qcrd.records.specs.spec import JobSpec
-from qcrd.runtime.jobs.memory_store import MemoryJobStore
 from qcrd.runtime.jobs.queue import MemoryJobQueue
 from qcrd.runtime.jobs.stage_context import NextStage, StageContext, WorkerDeps
 from qcrd.runtime.jobs.stage_runner import run_stage
+from qcrd.runtime.jobs.stores.memory_store import MemoryJobStore
 from qcrd.runtime.redis.event_log import MemoryEventLog
 from qcrd.runtime.settings import ModelSettings, StoreSettings
 from qcrd.runtime.storage.s3 import S3Store

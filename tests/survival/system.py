@@ -20,7 +20,7 @@ from qcrd.errors import Transient
 from qcrd.records.job import Event, Job
 from qcrd.records.rationales import Prediction
 from qcrd.runtime import keys
-from qcrd.runtime.jobs.store import RedisJobStore
+from qcrd.runtime.jobs.stores.redis_store import RedisJobStore
 from qcrd.runtime.redis.connection import connect_redis
 from qcrd.runtime.redis.event_log import RedisEventLog
 from qcrd.runtime.settings import RedisSettings, StoreSettings

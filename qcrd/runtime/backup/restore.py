@@ -16,7 +16,8 @@ from qcrd.runtime.backup.snapshot import Entry, order_id, read_backup
 from qcrd.runtime.jobs.archive.event_archive import EventArchive
 from qcrd.runtime.jobs.archive.job_archive import JobArchive
 from qcrd.runtime.jobs.state_machine import TERMINAL, with_changes
-from qcrd.runtime.jobs.store import RedisJobStore, parse_job
+from qcrd.runtime.jobs.store import parse_job
+from qcrd.runtime.jobs.stores.redis_store import RedisJobStore
 from qcrd.runtime.redis.connection import translate_redis_errors
 from qcrd.runtime.redis.event_log import parse_event_id
 from qcrd.runtime.redis.event_trimming import RedisEventTrimmer

@@ -12,11 +12,11 @@ from typing import Any
 from qcrd.errors import Interrupted
 from qcrd.records.job import Job, Progress, Report, Stage
 from qcrd.runtime.jobs import commands as jobs
-from qcrd.runtime.jobs.fencing import FencedEventLog, FencedStore
 from qcrd.runtime.jobs.lease import LeaseHeartbeat
 from qcrd.runtime.jobs.queue import JobQueue
 from qcrd.runtime.jobs.state_machine import LEASE_TTL
 from qcrd.runtime.jobs.store import JobStore
+from qcrd.runtime.jobs.stores.fencing import FencedEventLog, FencedStore
 from qcrd.runtime.redis.counters import Counters, MemoryCounters
 from qcrd.runtime.redis.event_log import EventLog
 from qcrd.runtime.redis.webhook_queue import MemoryWebhookQueue, WebhookQueue

@@ -10,7 +10,7 @@ from redis import Redis
 from qcrd.errors import NotFound
 from qcrd.runtime.jobs.archive.job_archive import JobArchive
 from qcrd.runtime.jobs.archive.job_history import JobHistory
-from qcrd.runtime.jobs.store import RedisJobStore
+from qcrd.runtime.jobs.stores.redis_store import RedisJobStore
 from qcrd.runtime.redis.event_log import RedisEventLog
 from qcrd.runtime.redis.event_trimming import RedisEventTrimmer
 from qcrd.runtime.redis.generation_buffer import RedisGenerationBuffer

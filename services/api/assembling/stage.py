@@ -218,11 +218,12 @@ def _import_outputs(
         splits.test,
         settings,
     )
+    answered, tested = len(imported.training), len(imported.test)
     stage.emit(
-        f"imported teacher outputs for {imported.answered} of {len(splits.training)} training "
-        f"and {imported.tested} of {len(splits.test)} test questions",
-        training=imported.answered,
-        test=imported.tested,
+        f"imported teacher outputs for {answered} of {len(splits.training)} training "
+        f"and {tested} of {len(splits.test)} test questions",
+        training=answered,
+        test=tested,
         unanswered=imported.unanswered,
         unused=imported.unused,
     )

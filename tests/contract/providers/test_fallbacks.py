@@ -16,8 +16,8 @@ from qcrd.records.students.confidence import Confidence
 from qcrd.records.students.fallback import Fallback
 from qcrd.records.students.prompt_format import PROMPT_FORMAT_FILE, PromptFormat
 from qcrd.runtime import keys
-from qcrd.runtime.jobs.memory_store import MemoryJobStore
 from qcrd.runtime.jobs.queue import MemoryJobQueue
+from qcrd.runtime.jobs.stores.memory_store import MemoryJobStore
 from qcrd.runtime.redis.event_log import MemoryEventLog
 from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.storage.store import MemoryStore, write_record

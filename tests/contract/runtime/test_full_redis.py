@@ -20,10 +20,10 @@ from qcrd.errors import Transient
 from qcrd.records.job import Job, JobStatus, Stage
 from qcrd.records.specs.spec import JobSpec
 from qcrd.runtime.jobs.commands import claim_job, renew_lease, transition_job, update_job
-from qcrd.runtime.jobs.memory_store import MemoryJobStore
 from qcrd.runtime.jobs.queue import CeleryJobQueue, MemoryJobQueue, create_celery_app
 from qcrd.runtime.jobs.stage_context import WorkerDeps
-from qcrd.runtime.jobs.store import RedisJobStore
+from qcrd.runtime.jobs.stores.memory_store import MemoryJobStore
+from qcrd.runtime.jobs.stores.redis_store import RedisJobStore
 from qcrd.runtime.redis.connection import connect_redis
 from qcrd.runtime.redis.counters import MemoryCounters
 from qcrd.runtime.redis.event_log import MemoryEventLog, RedisEventLog

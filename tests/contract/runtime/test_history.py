@@ -15,10 +15,10 @@ from qcrd.runtime.jobs.archive.event_history import EventHistory
 from qcrd.runtime.jobs.archive.job_archive import JobArchive
 from qcrd.runtime.jobs.archive.job_history import JobHistory
 from qcrd.runtime.jobs.finalize import finalize
-from qcrd.runtime.jobs.memory_store import MemoryJobStore
 from qcrd.runtime.jobs.queue import MemoryJobQueue
 from qcrd.runtime.jobs.stage_context import WorkerDeps
 from qcrd.runtime.jobs.store import JobStore
+from qcrd.runtime.jobs.stores.memory_store import MemoryJobStore
 from qcrd.runtime.redis.connection import connect_redis
 from qcrd.runtime.redis.event_log import EventLog, MemoryEventLog, RedisEventLog
 from qcrd.runtime.redis.event_trimming import EventTrimmer, MemoryEventTrimmer, RedisEventTrimmer

@@ -13,11 +13,12 @@ from qcrd.records.job import Job, JobFailure, JobStatus, Progress, Stage
 from qcrd.records.specs.rationale_spec import RationaleSpec
 from qcrd.records.specs.spec import JobSpec, Priority
 from qcrd.runtime.jobs.commands import claim_job, renew_lease, transition_job, update_job
-from qcrd.runtime.jobs.memory_store import MemoryJobStore
 from qcrd.runtime.jobs.queue import MemoryJobQueue
 from qcrd.runtime.jobs.reaper import reap_jobs
 from qcrd.runtime.jobs.state_machine import release_lease, revoke_lease, with_changes
-from qcrd.runtime.jobs.store import JobStore, RedisJobStore
+from qcrd.runtime.jobs.store import JobStore
+from qcrd.runtime.jobs.stores.memory_store import MemoryJobStore
+from qcrd.runtime.jobs.stores.redis_store import RedisJobStore
 from qcrd.runtime.keys import new_id
 from qcrd.runtime.redis.connection import connect_redis
 from qcrd.runtime.settings import RedisSettings

@@ -19,7 +19,7 @@ from qcrd.errors import Transient
 from qcrd.records.job import Stage
 from qcrd.runtime import telemetry
 from qcrd.runtime.jobs.queue import CeleryJobQueue, JobQueue, MemoryJobQueue, create_celery_app
-from qcrd.runtime.jobs.store import RedisJobStore
+from qcrd.runtime.jobs.stores.redis_store import RedisJobStore
 from qcrd.runtime.redis.connection import connect_redis
 from qcrd.runtime.redis.event_log import RedisEventLog
 from qcrd.runtime.settings import RedisSettings

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from qcrd.errors import Transient
-from qcrd.runtime.jobs.store import RedisJobStore
+from qcrd.runtime.jobs.stores.redis_store import RedisJobStore
 from qcrd.runtime.redis.connection import connect_redis
 from qcrd.runtime.settings import RedisSettings
 from tests.conftest import free_ports

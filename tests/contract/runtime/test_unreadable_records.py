@@ -15,7 +15,7 @@ from qcrd.runtime import redis_keys
 from qcrd.runtime.jobs.queue import MemoryJobQueue
 from qcrd.runtime.jobs.reaper import alarm_unreadable, reap_jobs
 from qcrd.runtime.jobs.state_machine import with_changes
-from qcrd.runtime.jobs.store import RedisJobStore
+from qcrd.runtime.jobs.stores.redis_store import RedisJobStore
 from qcrd.runtime.redis.connection import connect_redis
 from qcrd.runtime.redis.event_log import RedisEventLog
 from qcrd.runtime.settings import RedisSettings

@@ -29,8 +29,8 @@ from qcrd.records.specs.training_spec import JudgeSpec, StudentSpec
 from qcrd.records.students.confidence import Confidence, compute_log_odds
 from qcrd.records.students.fallback import Fallback
 from qcrd.runtime import keys
-from qcrd.runtime.jobs.memory_store import MemoryJobStore
 from qcrd.runtime.jobs.queue import MemoryJobQueue
+from qcrd.runtime.jobs.stores.memory_store import MemoryJobStore
 from qcrd.runtime.redis.event_log import MemoryEventLog
 from qcrd.runtime.settings import ModelSettings, StoreSettings
 from qcrd.runtime.storage.base_models import download_published_model

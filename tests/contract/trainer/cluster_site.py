@@ -10,10 +10,10 @@ from kubernetes.client import ApiClient
 
 from qcrd.records.job import Job, JobStatus, Stage
 from qcrd.runtime.jobs.commands import claim_job
-from qcrd.runtime.jobs.memory_store import MemoryJobStore
 from qcrd.runtime.jobs.queue import MemoryJobQueue
 from qcrd.runtime.jobs.stage_context import WorkerDeps
 from qcrd.runtime.jobs.stage_runner import run_stage
+from qcrd.runtime.jobs.stores.memory_store import MemoryJobStore
 from qcrd.runtime.redis.connection import connect_redis
 from qcrd.runtime.redis.event_log import MemoryEventLog
 from qcrd.runtime.settings import RedisSettings

@@ -16,7 +16,7 @@ from kubernetes.client import ApiClient
 from qcrd.records.job import Job, JobStatus, Stage
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.queue import CeleryJobQueue, create_celery_app
-from qcrd.runtime.jobs.store import RedisJobStore
+from qcrd.runtime.jobs.stores.redis_store import RedisJobStore
 from qcrd.runtime.redis.connection import connect_redis
 from qcrd.runtime.settings import RedisSettings
 from services.trainer.execution.train_job import make_train_job, name_train_job

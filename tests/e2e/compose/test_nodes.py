@@ -20,7 +20,7 @@ from qcrd.records.rationales import Prediction
 from qcrd.runtime.jobs.queue import MemoryJobQueue
 from qcrd.runtime.jobs.stage_context import WorkerDeps
 from qcrd.runtime.jobs.stage_runner import run_stage
-from qcrd.runtime.jobs.store import RedisJobStore
+from qcrd.runtime.jobs.stores.redis_store import RedisJobStore
 from qcrd.runtime.redis.connection import connect_redis
 from qcrd.runtime.redis.event_log import RedisEventLog
 from qcrd.runtime.settings import RedisSettings

@@ -10,8 +10,8 @@ from fastapi.testclient import TestClient
 
 from qcrd.method.judge.training_pairs import TrainingPair
 from qcrd.records.specs.training_spec import JudgeSpec
-from qcrd.runtime.jobs.memory_store import MemoryJobStore
 from qcrd.runtime.jobs.queue import MemoryJobQueue
+from qcrd.runtime.jobs.stores.memory_store import MemoryJobStore
 from qcrd.runtime.redis.event_log import MemoryEventLog
 from qcrd.runtime.settings import DiscriminatorAddress, ModelSettings
 from qcrd.runtime.storage.store import MemoryStore

@@ -16,8 +16,9 @@ import pytest
 from qcrd.errors import Invalid
 from qcrd.records.job import Job, JobStatus
 from qcrd.records.specs.spec import JobSpec
-from qcrd.runtime.jobs.memory_store import MemoryJobStore
-from qcrd.runtime.jobs.store import JobStore, RedisJobStore
+from qcrd.runtime.jobs.store import JobStore
+from qcrd.runtime.jobs.stores.memory_store import MemoryJobStore
+from qcrd.runtime.jobs.stores.redis_store import RedisJobStore
 from qcrd.runtime.redis.connection import connect_redis
 from qcrd.runtime.redis.event_log import BEFORE_FIRST_EVENT, EventLog, MemoryEventLog, RedisEventLog
 from qcrd.runtime.settings import RedisSettings

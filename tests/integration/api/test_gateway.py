@@ -28,7 +28,7 @@ from redis import Redis
 
 from qcrd.records.rationales import RationaleItem, RationaleManifest
 from qcrd.runtime import keys
-from qcrd.runtime.jobs.store import RedisJobStore
+from qcrd.runtime.jobs.stores.redis_store import RedisJobStore
 from qcrd.runtime.redis.connection import connect_redis
 from qcrd.runtime.settings import RedisSettings, StoreSettings
 from qcrd.runtime.storage.s3 import S3Store

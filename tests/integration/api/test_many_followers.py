@@ -22,7 +22,7 @@ import pytest
 from qcrd.records.job import Job
 from qcrd.records.specs.spec import JobSpec
 from qcrd.runtime import keys
-from qcrd.runtime.jobs.store import RedisJobStore
+from qcrd.runtime.jobs.stores.redis_store import RedisJobStore
 from qcrd.runtime.redis.connection import connect_redis
 from qcrd.runtime.redis.event_log import RedisEventLog
 from qcrd.runtime.settings import RedisSettings

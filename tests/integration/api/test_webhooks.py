@@ -26,10 +26,10 @@ from qcrd.records.webhooks import WebhookDelivery
 from qcrd.runtime import keys, redis_keys
 from qcrd.runtime.jobs.commands import transition_job
 from qcrd.runtime.jobs.finalize import finalize
-from qcrd.runtime.jobs.memory_store import MemoryJobStore
 from qcrd.runtime.jobs.queue import MemoryJobQueue
 from qcrd.runtime.jobs.stage_context import WorkerDeps
-from qcrd.runtime.jobs.store import RedisJobStore
+from qcrd.runtime.jobs.stores.memory_store import MemoryJobStore
+from qcrd.runtime.jobs.stores.redis_store import RedisJobStore
 from qcrd.runtime.redis.connection import connect_redis
 from qcrd.runtime.redis.event_log import MemoryEventLog, RedisEventLog
 from qcrd.runtime.redis.webhook_queue import RedisWebhookQueue

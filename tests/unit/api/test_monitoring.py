@@ -15,7 +15,7 @@ import yaml
 from qcrd.cli.gateway_metrics import check_samples, parse_metrics
 from qcrd.records.job import Job, JobStatus, Usage
 from qcrd.records.specs.spec import Budget, JobSpec
-from qcrd.runtime.jobs.memory_store import MemoryJobStore
+from qcrd.runtime.jobs.stores.memory_store import MemoryJobStore
 from qcrd.runtime.redis.counters import COUNTER_HELP, observe_stage_seconds
 from services.api.assembling.teacher.teacher_check import note_finding
 from services.api.dependencies import Gateway, get_service

@@ -10,18 +10,17 @@ from redis.exceptions import ResponseError
 from qcrd.records.job import Job, JobStatus, Stage
 from qcrd.records.specs.spec import JobSpec
 from qcrd.runtime import keys
-from qcrd.runtime.jobs.memory_store import MemoryJobStore
-from qcrd.runtime.jobs.queue import MemoryJobQueue
-from qcrd.runtime.jobs.stage_context import WorkerDeps
+from qcrd.runtime.jobs.stores.memory_store import MemoryJobStore
 from qcrd.runtime.redis.event_log import MemoryEventLog
 from qcrd.runtime.redis.event_trimming import MemoryEventTrimmer
 from qcrd.runtime.redis.generation_buffer import MemoryGenerationBuffer
 from qcrd.runtime.retention import sweeper as retention
 from qcrd.runtime.retention.eviction import Evictor
-from qcrd.runtime.settings import RecoverySettings, RetentionSettings
+from qcrd.runtime.settings import RetentionSettings
 from qcrd.runtime.storage.inventory import InventoriedMemoryStore
-from qcrd.runtime.storage.store import MemoryStore, write_record
+from qcrd.runtime.storage.store import write_record
 from services.api import worker
+from tests.reaping import reap_lost_job
 
 ID = "ftjob-" + "a" * 24
 
@@ -39,19 +38,7 @@ class Lock:
 
 
 def test_the_reaper_outlives_what_nobody_foresaw() -> None:
-    recovery = RecoverySettings().model_copy(update={"reap_seconds": 0.01})
-    stop_event, queue = threading.Event(), MemoryJobQueue()
-    deps = WorkerDeps(MemoryJobStore(), MemoryEventLog(), MemoryStore(), queue)
-    spec = JobSpec(model="tiny", training_file="file-" + "0" * 24)
-    deps.jobs.create(Job(id=ID, spec=spec, status=JobStatus.QUEUED, created_at=0.0))
-    thread = threading.Thread(target=worker.reap_forever, args=(Lock(), deps, recovery, stop_event))
-    thread.start()
-    deadline = time.monotonic() + 60
-    while not queue.sent and time.monotonic() < deadline:
-        time.sleep(0.01)
-    stop_event.set()
-    thread.join()
-    assert queue.drain()[0] == (Stage.ASSEMBLING, ID)
+    assert reap_lost_job(Lock(), ID, seconds=0.01) == (Stage.ASSEMBLING, ID)
 
 
 class Sweeper:

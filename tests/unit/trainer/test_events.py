@@ -24,9 +24,9 @@ from qcrd.records.reports.accuracy import Accuracy
 from qcrd.records.specs.spec import JobSpec, MethodSpec
 from qcrd.runtime.jobs.commands import claim_job
 from qcrd.runtime.jobs.lease import LeaseHeartbeat
-from qcrd.runtime.jobs.memory_store import MemoryJobStore
 from qcrd.runtime.jobs.queue import MemoryJobQueue
 from qcrd.runtime.jobs.stage_context import StageContext, WorkerDeps
+from qcrd.runtime.jobs.stores.memory_store import MemoryJobStore
 from qcrd.runtime.redis.event_log import MemoryEventLog
 from qcrd.runtime.storage.store import MemoryStore
 from services.trainer import student_run, training_events

@@ -12,10 +12,10 @@ from qcrd.records.job import Job, JobStatus, Stage
 from qcrd.records.rationale_annotations import RationaleEdit
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.commands import transition_job
-from qcrd.runtime.jobs.memory_store import MemoryJobStore
 from qcrd.runtime.jobs.queue import MemoryJobQueue
 from qcrd.runtime.jobs.stage_context import NextStage, StageContext, WorkerDeps
 from qcrd.runtime.jobs.stage_runner import run_stage
+from qcrd.runtime.jobs.stores.memory_store import MemoryJobStore
 from qcrd.runtime.redis.event_log import MemoryEventLog
 from qcrd.runtime.storage import rationale_edits
 from qcrd.runtime.storage.store import MemoryStore

@@ -9,10 +9,10 @@ import pytest
 
 from qcrd.records.job import Job, JobStatus, Stage
 from qcrd.runtime.jobs.commands import transition_job
-from qcrd.runtime.jobs.memory_store import MemoryJobStore
 from qcrd.runtime.jobs.queue import MemoryJobQueue
 from qcrd.runtime.jobs.stage_context import WorkerDeps
 from qcrd.runtime.jobs.stage_runner import run_stage
+from qcrd.runtime.jobs.stores.memory_store import MemoryJobStore
 from qcrd.runtime.redis.event_log import MemoryEventLog
 from qcrd.runtime.storage.store import MemoryStore
 from services.trainer.execution.executor import ExecutionStatus, StopReason

@@ -8,7 +8,7 @@ from qcrd.runtime.jobs.archive.event_archive import EventArchive
 from qcrd.runtime.jobs.archive.event_history import EventHistory
 from qcrd.runtime.jobs.archive.job_archive import JobArchive
 from qcrd.runtime.jobs.archive.job_history import JobHistory
-from qcrd.runtime.jobs.store import RedisJobStore
+from qcrd.runtime.jobs.stores.redis_store import RedisJobStore
 from qcrd.runtime.redis.event_log import RedisEventLog
 from qcrd.runtime.redis.event_trimming import RedisEventTrimmer
 from qcrd.runtime.storage.store import Store

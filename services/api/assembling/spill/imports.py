@@ -3,39 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from itertools import chain
 
 from qcrd.method.run_on import cut_at_mark, list_examined
 from qcrd.questions.imported_outputs import (
+    ImportedOutputs,
     choose_row_reading,
     cut_row_at_mark,
     cut_row_at_stop,
     find_mark,
     iter_read_outputs,
 )
-from qcrd.questions.labelling import AnswerReading, OutputsByQuestion
+from qcrd.questions.labelling import AnswerReading
 from qcrd.questions.rows import QuestionRow
 from qcrd.records.rationales import Question
 from qcrd.records.specs.spec import MethodSpec
 from services.api.assembling.spill.database import SpillDatabase
 from services.api.assembling.spill.questions import ROW, SpilledRows, Split
-
-
-@dataclass(frozen=True)
-class SpilledImport:
-    """As `ImportedOutputs`, which says what is what; `answered` training and `tested` test
-    questions have outputs."""
-
-    training: OutputsByQuestion
-    test: OutputsByQuestion
-    answered: int
-    tested: int
-    unanswered: int
-    unused: int
-    readings: Mapping[str, tuple[AnswerReading, ...]]
-    mark: str | None = None
-    run_on: int = 0
 
 
 def spill_outputs(
@@ -44,8 +28,9 @@ def spill_outputs(
     training: SpilledRows,
     test: SpilledRows,
     spec: MethodSpec,
-) -> SpilledImport:
-    """`read_imported` reads the file of outputs from its beginning, which is done twice."""
+) -> ImportedOutputs:
+    """What `match_outputs` returns, with mappings that read from disk. `read_imported` reads the
+    file of outputs from its beginning, which is done twice."""
     count = 0
     for row in _iter_cut_at_stop(read_imported(), spec):
         count += sum(1 for _ in iter_read_outputs(row, spec))
@@ -60,13 +45,10 @@ def spill_outputs(
     mark = find_mark(_ExaminedOutputs(count, rows, spec), spec)
     imported = _ImportedTexts(database, mark)
     tested = _TestTexts(database, imported, spec)
-    answered = len(imported)
-    return SpilledImport(
+    return ImportedOutputs(
         training=imported,
         test=tested,
-        answered=answered,
-        tested=len(tested),
-        unanswered=len(training) - answered,
+        unanswered=len(training) - len(imported),
         unused=database.count(
             "SELECT DISTINCT id FROM import WHERE NOT EXISTS (SELECT 1 FROM question "
             "WHERE question.id = import.id AND split != ?)",

@@ -11,10 +11,10 @@ from qcrd.records.job import Job, JobStatus, Lease, Stage
 from qcrd.records.rationales import RationaleItem, RationaleManifest, TestItem
 from qcrd.records.specs.spec import JobSpec
 from qcrd.runtime import keys
-from qcrd.runtime.jobs.memory_store import MemoryJobStore
 from qcrd.runtime.jobs.queue import MemoryJobQueue
 from qcrd.runtime.jobs.stage_context import WorkerDeps
 from qcrd.runtime.jobs.stage_runner import run_stage
+from qcrd.runtime.jobs.stores.memory_store import MemoryJobStore
 from qcrd.runtime.redis.event_log import MemoryEventLog
 from qcrd.runtime.redis.generation_buffer import MemoryGenerationBuffer
 from qcrd.runtime.redis.teacher_notes import MemoryTeacherNotes

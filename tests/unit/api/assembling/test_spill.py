@@ -167,7 +167,10 @@ def test_imports_on_disk_are_those_in_memory(seed: int, stop: list[str] | None) 
         assert dict(found.training) == expected.training
         assert dict(found.test) == expected.test
         assert dict(found.readings) == expected.readings
-        assert (found.answered, found.tested) == (len(expected.training), len(expected.test))
+        assert (len(found.training), len(found.test)) == (
+            len(expected.training),
+            len(expected.test),
+        )
         assert (found.unanswered, found.unused) == (expected.unanswered, expected.unused)
         assert (found.mark, found.run_on) == (expected.mark, expected.run_on)
 

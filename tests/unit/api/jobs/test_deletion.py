@@ -20,9 +20,9 @@ from qcrd.runtime import archive_keys, keys
 from qcrd.runtime.jobs.archive.job_archive import JobArchive, save_snapshot
 from qcrd.runtime.jobs.archive.job_history import JobHistory
 from qcrd.runtime.jobs.finalize import finalize
-from qcrd.runtime.jobs.memory_store import MemoryJobStore
 from qcrd.runtime.jobs.queue import MemoryJobQueue
 from qcrd.runtime.jobs.store import JobChange
+from qcrd.runtime.jobs.stores.memory_store import MemoryJobStore
 from qcrd.runtime.redis.event_log import MemoryEventLog
 from qcrd.runtime.redis.event_trimming import MemoryEventTrimmer
 from qcrd.runtime.retention.eviction import Evictor

@@ -32,8 +32,8 @@ from qcrd.records.specs.rationale_spec import RationaleSpec
 from qcrd.records.specs.spec import JobSpec, MethodSpec
 from qcrd.records.specs.task import TaskSpec
 from qcrd.runtime import keys
-from qcrd.runtime.jobs.memory_store import MemoryJobStore
 from qcrd.runtime.jobs.queue import MemoryJobQueue
+from qcrd.runtime.jobs.stores.memory_store import MemoryJobStore
 from qcrd.runtime.redis.event_log import MemoryEventLog
 from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.storage import rationale_edits

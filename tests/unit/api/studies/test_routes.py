@@ -16,10 +16,10 @@ from qcrd.records.job import Job, JobStatus, ModelRef, Report, Stage, Usage
 from qcrd.records.rationales import Prediction, RationaleCounts
 from qcrd.runtime import keys
 from qcrd.runtime.jobs import commands as verbs
-from qcrd.runtime.jobs.memory_store import MemoryJobStore
 from qcrd.runtime.jobs.stage_context import WorkerDeps
 from qcrd.runtime.jobs.stage_runner import run_stage
 from qcrd.runtime.jobs.state_machine import release_lease
+from qcrd.runtime.jobs.stores.memory_store import MemoryJobStore
 from qcrd.runtime.redis.generation_buffer import MemoryGenerationBuffer
 from qcrd.runtime.storage.store import write_lines
 from services.api.assembling.stage import assemble

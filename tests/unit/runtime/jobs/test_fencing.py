@@ -12,10 +12,10 @@ from qcrd.records.job import Job, JobStatus, Stage
 from qcrd.records.specs.spec import JobSpec
 from qcrd.runtime.jobs.commands import claim_job, transition_job
 from qcrd.runtime.jobs.lease import POLL_SECONDS, LeaseHeartbeat
-from qcrd.runtime.jobs.memory_store import MemoryJobStore
 from qcrd.runtime.jobs.queue import MemoryJobQueue
 from qcrd.runtime.jobs.stage_context import StageContext, WorkerDeps
 from qcrd.runtime.jobs.state_machine import revoke_lease
+from qcrd.runtime.jobs.stores.memory_store import MemoryJobStore
 from qcrd.runtime.redis.event_log import MemoryEventLog
 from qcrd.runtime.storage.store import MemoryStore, read_object
 

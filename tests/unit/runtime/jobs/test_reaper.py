@@ -14,7 +14,6 @@ from qcrd.records.specs.spec import JobSpec
 from qcrd.runtime.jobs.commands import claim_job, renew_lease, transition_job, update_job
 from qcrd.runtime.jobs.dispatch import claim_next_job
 from qcrd.runtime.jobs.finalize import finalize_pending
-from qcrd.runtime.jobs.memory_store import MemoryJobStore
 from qcrd.runtime.jobs.queue import MemoryJobQueue
 from qcrd.runtime.jobs.reaper import (
     HeldLease,
@@ -28,6 +27,7 @@ from qcrd.runtime.jobs.reaper import (
 from qcrd.runtime.jobs.stage_context import StageContext, WorkerDeps
 from qcrd.runtime.jobs.stage_runner import run_stage
 from qcrd.runtime.jobs.state_machine import is_lease_revoked, with_changes
+from qcrd.runtime.jobs.stores.memory_store import MemoryJobStore
 from qcrd.runtime.redis.event_log import MemoryEventLog
 from qcrd.runtime.storage.store import MemoryStore
 

@@ -17,7 +17,6 @@ from qcrd.runtime import keys
 from qcrd.runtime.jobs.archive.event_archive import EventArchive
 from qcrd.runtime.jobs.archive.job_archive import JobArchive
 from qcrd.runtime.jobs.commands import claim_job, transition_job
-from qcrd.runtime.jobs.memory_store import MemoryJobStore
 from qcrd.runtime.jobs.queue import MemoryJobQueue
 from qcrd.runtime.jobs.stage_context import (
     WAITS_FOR_JOB,
@@ -28,6 +27,7 @@ from qcrd.runtime.jobs.stage_context import (
 )
 from qcrd.runtime.jobs.stage_runner import run_stage
 from qcrd.runtime.jobs.state_machine import revoke_lease, with_changes
+from qcrd.runtime.jobs.stores.memory_store import MemoryJobStore
 from qcrd.runtime.redis.event_log import MemoryEventLog
 from qcrd.runtime.storage import store
 from qcrd.runtime.storage.store import MemoryStore

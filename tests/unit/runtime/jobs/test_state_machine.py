@@ -19,7 +19,6 @@ from qcrd.errors import Conflict, LeaseLost
 from qcrd.records.job import Job, JobStatus, Lease, Progress, Stage
 from qcrd.records.specs.spec import JobSpec
 from qcrd.runtime.jobs.commands import claim_job, renew_lease, transition_job, update_job
-from qcrd.runtime.jobs.memory_store import MemoryJobStore
 from qcrd.runtime.jobs.state_machine import (
     MAX_ATTEMPTS,
     STAGE_TASKS,
@@ -31,6 +30,7 @@ from qcrd.runtime.jobs.state_machine import (
     with_changes,
     with_stage_time,
 )
+from qcrd.runtime.jobs.stores.memory_store import MemoryJobStore
 
 SPEC = JobSpec(model="tiny", training_file="file-" + "0" * 24)
 

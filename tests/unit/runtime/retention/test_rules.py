@@ -14,8 +14,8 @@ from qcrd.records.specs.spec import JobSpec
 from qcrd.runtime import archive_keys, keys
 from qcrd.runtime.jobs.archive.event_archive import EventArchive
 from qcrd.runtime.jobs.archive.job_archive import JobArchive
-from qcrd.runtime.jobs.memory_store import MemoryJobStore
 from qcrd.runtime.jobs.state_machine import TERMINAL
+from qcrd.runtime.jobs.stores.memory_store import MemoryJobStore
 from qcrd.runtime.redis.event_log import MemoryEventLog
 from qcrd.runtime.redis.event_trimming import MemoryEventTrimmer
 from qcrd.runtime.redis.generation_buffer import AccountUpdate, MemoryGenerationBuffer
