@@ -90,6 +90,7 @@ class ScriptedGateway:
         self.studies: list[dict[str, Any]] = [self.study("succeeded")]
         self.refuse: tuple[int, dict[str, Any]] | None = None
         self.files: dict[str, bytes] = {}
+        self.predictions: list[dict[str, Any]] = []
         self.lengths: dict[str, int] = {}
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
@@ -167,6 +168,8 @@ class ScriptedGateway:
             return {"data": [self.looks[0]], "has_more": False}
         if path.endswith("/cancel"):
             return self.job("cancelled")
+        if path.endswith("/predictions"):
+            return {"data": self.predictions, "has_more": False}
         if path.endswith("/events"):
             return {"data": list(reversed(self.streams[0])), "has_more": False}
         if path == "/v1/models":

@@ -3,7 +3,9 @@ with fields of other releases, what one of them stored, so that two can run side
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
@@ -60,8 +62,36 @@ def parse_record(
         first = error.errors()[0]
         path = ".".join([root] * bool(root) + [str(part) for part in first["loc"]])
         if first["type"] == "extra_forbidden":
-            raise Invalid(f"unknown key `{path}`", param=path, code="unknown_key") from error
+            near = _find_similar(record, first["loc"])
+            hint = f": did you mean `{near}`?" if near else ""
+            raise Invalid(f"unknown key `{path}`{hint}", param=path, code="unknown_key") from error
         raise Invalid(f"`{path}`: {first['msg']}", param=path or None) from error
+
+
+def _find_similar(record: type[BaseModel], location: Sequence[str | int]) -> str | None:
+    """The field most like the last part of `location`, in the records that may stand there."""
+    *parents, unknown = location
+    records = {record}
+    for part in parents:
+        fields = [each.model_fields.items() for each in records]
+        inner = {
+            found
+            for name, field in (pair for pairs in fields for pair in pairs)
+            if part in (name, field.alias)
+            for found in _iter_records(field.annotation)
+        }
+        # The place in a list and the tag of a union lead to no other record.
+        records = inner or records
+    names = [field.alias or name for each in records for name, field in each.model_fields.items()]
+    return next(iter(get_close_matches(str(unknown), names, n=1)), None)
+
+
+def _iter_records(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The records in a type, such as those of a list or of a union."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _iter_records(part)
 
 
 def parse_stored_record(record: type[RecordT], data: str | bytes, location: str) -> RecordT:

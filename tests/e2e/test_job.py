@@ -185,7 +185,8 @@ def test_the_stock_client_chats_with_the_result(
     assert message.model_extra is not None
     assert choice.model_extra is not None
     label, rationale = message.content, message.model_extra["reasoning_content"]
-    told = f"{rationale} {label} confidence {choice.model_extra['confidence']:.2f}"
+    sure = f"confidence {choice.model_extra['confidence']:.2f}"
+    told = f"explanation: {rationale} answer: {label} {sure}"
     assert (chat[1].stdout + chat[1].stderr).split() == told.split()
     streamed = client.chat.completions.create(**asked, stream=True)
     assert "".join(chunk.choices[0].delta.content or "" for chunk in streamed) == label

@@ -221,7 +221,7 @@ def test_an_operator_backs_up_restores_and_sweeps(
     assert "job in Redis" in dry
     assert ended.id in dry
     assert site.redis.exists(redis_keys.job_key(ended.id))
-    assert "1 things went" in qcrd("gc")
+    assert "1 thing went" in qcrd("gc")
     assert not site.redis.exists(redis_keys.job_key(ended.id))
     assert site.jobs.get(ended.id).status is JobStatus.CANCELLED
     assert site.events.read(ended.id) == told_of_end

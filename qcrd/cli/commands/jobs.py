@@ -102,12 +102,16 @@ def list_predictions(
     if as_json:
         print_json(predictions)
         return
-    table = terminal.make_table("question", "gold", "answer", "sure", "teacher", "output")
+    # Of a job with baselines each question is there once for each student.
+    several = len({one["method"] for one in predictions}) > 1
+    columns = ("question", "gold", "answer", "sure", "teacher", "output")
+    table = terminal.make_table(*(("method",) if several else ()), *columns)
     for one in predictions:
+        row = (one["method"],) if several else ()
         sure = "" if one["confidence"] is None else f"{one['confidence']:.2f}"
         answers = (one["gold"], one["answer"] or "", sure, one["teacher_answer"] or "")
         question = one["question"] or one["question_id"]
-        table.add_row(escape(question), *map(escape, answers), escape(one["text"]))
+        table.add_row(*row, escape(question), *map(escape, answers), escape(one["text"]))
     stdout_console().print(table)
 
 

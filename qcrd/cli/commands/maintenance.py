@@ -41,7 +41,8 @@ def gc(
         stdout_console().print(_make_table(removals))
     total = sum(removal.bytes for removal in removals)
     verb = "would go" if dry_run else "went"
-    print_note(f"{len(removals)} things {verb}, {total / 1e6:.1f} MB of the object store")
+    noun = "thing" if len(removals) == 1 else "things"
+    print_note(f"{len(removals)} {noun} {verb}, {total / 1e6:.1f} MB of the object store")
 
 
 def _make_table(removals: list[Removal]) -> Table:
@@ -57,7 +58,7 @@ def backup(
     """Back up what Redis has: living jobs, events, paid answers. The services may run meanwhile."""
     redis, _ = _connect()
     count = write_backup(redis, file)
-    print_note(f"{count} keys of Redis in {file} ({file.stat().st_size / 1e6:.1f} MB)")
+    print_note(f"{count} keys of Redis in {file} ({file.stat().st_size / 1e3:,.1f} kB)")
 
 
 def restore(file: Annotated[Path, typer.Argument(help="File that `qcrd backup` wrote.")]) -> None:

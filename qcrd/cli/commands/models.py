@@ -163,9 +163,11 @@ def _read_question() -> str:
 def _print_prediction(student: chat.LocalStudent, question: str, explain: bool) -> None:
     prediction = student.predict(question, explain=explain)
     # In the order in which a student says them that answers from its rationale.
+    lead = ""
     if prediction.rationale is not None:
-        stdout_console().print(escape(prediction.rationale))
-    stdout_console().print(f"[bold]{escape(prediction.label or '(empty answer)')}")
+        stdout_console().print(f"explanation: {escape(prediction.rationale)}", soft_wrap=True)
+        lead = "answer: "
+    stdout_console().print(f"{lead}[bold]{escape(prediction.label or '(empty answer)')}")
     if prediction.confidence is not None:
         told = "; its fallback asks for more: this is a question for the teacher"
         unsure = told if prediction.escalate else ""

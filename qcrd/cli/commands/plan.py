@@ -186,7 +186,7 @@ def _show(result: Plan, job: JobSpec, machine: Machine, lengths: Lengths) -> Non
     if job.method is MethodName.QCRD:
         judged = "encoder not found" if memory.judge is None else _format_size(memory.judge)
         table.add_row("judge, on the discriminator's device, without activations", judged)
-    table.add_row("tokens per step", f"{result.tokens.read:,}")
+    table.add_row("tokens read per step", f"{result.tokens.read:,}")
     # A time that is read without the lines below must not be taken for this machine's.
     device = "" if machine.tokens_per_second else ", on an H100 (assumed)"
     table.add_row(f"tokens per second{device}", f"{result.tokens_per_second:,.0f}")
@@ -215,7 +215,8 @@ def _list_assumptions(job: JobSpec, machine: Machine, lengths: Lengths) -> list[
         f"{hyper.max_question_tokens} tokens, rationales of {hyper.max_rationale_tokens}; "
         "activations are an estimate",
         f"tokens and time are those of questions of {lengths.question} tokens, rationales of "
-        f"{lengths.rationale} and labels of {lengths.label}",
+        f"{lengths.rationale} and labels of {lengths.label}; a step reads each question with all "
+        "its candidate rationales, of which a report counts those that were learnt",
         speed,
         "the time leaves out sampling, the judge, validation and checkpoints",
         f"a job fits where {RESERVE:.0%} of a card stays free",

@@ -78,7 +78,8 @@ def show_result(job: dict[str, Any], report_file: Path | None) -> None:
             print_note(f"report written to {report_file}")
     if job["status"] != JobStatus.SUCCEEDED:
         error = job.get("error") or {}
-        text = f"the job {job['id']} {job['status']}"
+        verb = "was " if job["status"] == JobStatus.CANCELLED else ""
+        text = f"the job {job['id']} {verb}{job['status']}"
         if error.get("message"):
             text += f": {error['message']}"
         stderr_console().print(f"[bold red]error:[/] {escape(text)}", soft_wrap=True)

@@ -122,7 +122,7 @@ class ProgressLines:
         self._lines.print(f"{escape(text)}; retrying")
 
     def show_job(self, job: dict[str, Any]) -> None:
-        self._lines.print_state(format_state(job))
+        self._lines.print_state(format_state(job), stage=job["stage"] or "")
 
 
 class TimedLines:
@@ -133,12 +133,14 @@ class TimedLines:
         self._started_at = time.monotonic()
         self._printed_at = printed_at
         self._last_state = ""
+        self._last_stage = ""
 
-    def print_state(self, state: str) -> None:
-        """On changes, every few seconds."""
+    def print_state(self, state: str, *, stage: str = "") -> None:
+        """On changes, every few seconds; at once when the `stage` is another."""
+        is_new_stage, self._last_stage = stage != self._last_stage, stage
         idle_seconds = time.monotonic() - self._printed_at
         is_due = state != self._last_state and idle_seconds >= LINE_INTERVAL_SECONDS
-        if is_due or idle_seconds >= KEEPALIVE_SECONDS:
+        if is_new_stage or is_due or idle_seconds >= KEEPALIVE_SECONDS:
             self._last_state = state
             self.print(escape(state))
 
@@ -172,8 +174,10 @@ def format_state(job: dict[str, Any]) -> str:
     has_begun = counts and (not job.get("queue_position") or now["percent"] > 0)
     if job["status"] == JobStatus.RUNNING and has_begun:
         parts.append(f"{now['percent']:.0f} %")
-        if now["total_steps"]:
-            parts.append(f"{now['step']}/{now['total_steps']}")
+        if total := now["total_steps"]:
+            # Of a job that trains several students the percentage is of them all.
+            is_whole = abs(now["percent"] - 100 * now["step"] / total) < 2
+            parts.append(f"{now['step']}/{total}{'' if is_whole else ' of this student'}")
     if wait:
         parts.append(wait)
     return "  ".join(parts)

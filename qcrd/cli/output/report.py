@@ -105,10 +105,12 @@ def _list_serving(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if report.get("costs"):
         yield "Cost", CostReport.model_validate(report["costs"]).statement
     if missed := report.get("teacher_only"):
+        method = (report.get("against_teacher") or {}).get("method")
+        row = f" --method {method}" if method else ""
         yield (
             "Missed",
             f"the teacher is right and the student is not on {missed:,} test questions: "
-            f"qcrd jobs predictions {report['job_id']} --wrong --teacher-right",
+            f"qcrd jobs predictions {report['job_id']}{row} --wrong --teacher-right",
         )
 
 

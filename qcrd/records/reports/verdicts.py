@@ -49,5 +49,6 @@ def describe_one_seed(seeds_needed: Iterable[int | None]) -> str:
         return told
     return (
         f"{told}; {format_seeds_needed(max(known))} would find a difference of "
-        f"{100 * EQUIVALENCE_MARGIN:g} points with 80 % power"
+        f"{100 * EQUIVALENCE_MARGIN:g} points with 80 % power, if a method's "
+        f"accuracy scatters by {100 * SEED_SCATTER:g} point over seeds, as is assumed"
     )

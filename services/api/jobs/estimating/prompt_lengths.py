@@ -95,8 +95,8 @@ async def measure_tokens(
         basis = f"{error.message}: {CHARACTERS_PER_TOKEN:.0f} characters a token"
         return 1 / CHARACTERS_PER_TOKEN, [basis]
     basis = (
-        "prompt tokens by the characters of all prompts and the tokens of "
-        f"{len(sample)} of {prompt_count}, as the teacher counted them"
+        f"prompt tokens are estimated: by the characters of all {prompt_count} prompts, at the "
+        f"rate of {len(sample)} that the teacher counted; whether all fit is counted apart"
     )
     return sum(tokens) / max(1, sum(map(len, sample))), [basis]
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from qcrd.cli.output import progress, report
 from qcrd.cli.stack.ports import find_free_port
@@ -192,6 +193,31 @@ def test_a_job_s_state_in_one_line() -> None:
     waiting = ScriptedGateway.job("running", waiting="no teacher", stage="assembling")
     assert progress.format_state(waiting) == "rationales  50 %  3/6  waiting: no teacher"
     assert progress.format_state(ScriptedGateway.job("queued", stage=None)) == "queued"
+
+
+def test_a_percentage_of_several_students_is_told_from_the_steps_of_one() -> None:
+    now = {"percent": 25.0, "step": 3, "total_steps": 6, "eta_seconds": None}
+    of_two = ScriptedGateway.job("running", progress=now)
+    assert progress.format_state(of_two) == "training  25 %  3/6 of this student"
+
+
+def test_another_stage_is_told_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    nothing = {"percent": 0.0, "step": 0, "total_steps": 0, "eta_seconds": None}
+    lines = progress.ProgressLines(Console(width=80))
+    lines.show_job(ScriptedGateway.job("running"))
+    lines.show_job(ScriptedGateway.job("running", stage="evaluating", progress=nothing))
+    told = [line.split("] ")[1] for line in capsys.readouterr().out.splitlines()]
+    assert told == ["training  50 %  3/6", "evaluating"]
+
+
+def test_predictions_of_several_students_name_theirs(gateway: ScriptedGateway) -> None:
+    one = {"question": "a trout?", "question_id": "q", "gold": "fish", "answer": "bird"}
+    rest = {"confidence": 0.5, "teacher_answer": "fish", "text": "a bird"}
+    gateway.predictions = [{**one, **rest, "method": name} for name in ("qcrd", "finetune")]
+    both = qcrd("jobs", "predictions", JOB).stdout
+    assert [name in both for name in ("method", "qcrd", "finetune")] == [True] * 3
+    gateway.predictions.pop()
+    assert "method" not in qcrd("jobs", "predictions", JOB).stdout
 
 
 def test_a_job_behind_others_waits_and_is_at_no_percentage() -> None:

@@ -152,6 +152,11 @@ def test_a_job_that_fails_is_exit_code_1(gateway: ScriptedGateway, folder: Path)
     ("change", "said"),
     [
         ({"colour": "red"}, "unknown key `colour`"),
+        ({"seeed": 1}, "unknown key `seeed`: did you mean `seed`?"),
+        (
+            {"method": {"type": "qcrd", "qcrd": {"rationales": {"nn": 1}}}},
+            "qcrd.rationales.nn`: did you mean `n`?",
+        ),
         ({"method": {"type": "qcrd", "qcrd": {"rationales": {"m": 1}}}}, "qcrd.rationales.m"),
         ({"method": {"type": "qcrd", "qcrd": {"rationales": {"n": 0}}}}, "qcrd.rationales.n"),
         (

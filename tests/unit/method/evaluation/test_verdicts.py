@@ -192,6 +192,7 @@ def test_few_seeds_are_told_how_many_it_takes() -> None:
 def test_one_seed_in_words() -> None:
     assert describe_one_seed([27, None, 30]) == (
         "cannot tell: another seed would train other students. A study of at least 5 seeds can; "
-        "about 30 would find a difference of 1.5 points with 80 % power"
+        "about 30 would find a difference of 1.5 points with 80 % power, if a method's accuracy "
+        "scatters by 1 point over seeds, as is assumed"
     )
     assert describe_one_seed([None]).endswith("A study of at least 5 seeds can")
