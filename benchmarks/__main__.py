@@ -7,24 +7,19 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks import (
-    data_files,
-    negatives,
-    step_cost,
-    teacher,
-    teacher_sampling,
-    teachers,
-    throughput,
-    verdicts,
-)
+from benchmarks import data_files, teachers, throughput, verdicts
 from benchmarks.gateway import __main__ as gateway
+from benchmarks.negatives import __main__ as negatives
+from benchmarks.step_cost import __main__ as step_cost
+from benchmarks.teacher import __main__ as teacher
+from benchmarks.teacher import sampling
 
 BENCHMARKS = {
     "step_cost": step_cost,
     "throughput": throughput,
     "negatives": negatives,
     "teacher": teacher,
-    "teacher_sampling": teacher_sampling,
+    "teacher.sampling": sampling,
     "teachers": teachers,
     "data_files": data_files,
     "verdicts": verdicts,

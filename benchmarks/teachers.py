@@ -21,8 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks import chat_path, rationale_cost
-from benchmarks import teacher_load as load
+from benchmarks.teacher import chat_path, load, rationale_cost
 
 COST = "cost"
 PARTS = (COST, *(case.name for case in chat_path.CASES))

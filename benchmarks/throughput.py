@@ -31,7 +31,7 @@ from typing import Any
 import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from benchmarks.step_fixtures import SEED, make_example, make_llama
+from benchmarks.step_cost.fixtures import SEED, make_example, make_llama
 from qcrd.method.prompts import EXPLAIN_PREFIX, PREDICT_PREFIX
 from qcrd.method.student.base import Student
 from qcrd.method.student.targets import Target

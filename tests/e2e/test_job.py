@@ -23,7 +23,7 @@ import yaml
 
 from tests import serving
 from tests.conftest import unavailable
-from tests.fake_hub import FakeHub
+from tests.fakes.hub import FakeHub
 
 HERE = Path(__file__).parent
 SPEC = HERE / "small.yaml"

@@ -39,7 +39,7 @@ from services.api.assembling.stage import assemble
 from services.api.files import service as files
 from services.api.jobs.create import parse_job_spec
 from services.api.settings import TeacherConfig
-from tests.scripted_teacher import Mood, ScriptedTeacher, Told
+from tests.fakes.scripted_teacher import Mood, ScriptedTeacher, Told
 from tests.unit.api.assembling.assembling_bench import QUICK, adds
 from tests.unit.api.gateway_client import lines, sums
 

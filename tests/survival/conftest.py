@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.survival.runs import CALM_REQUEST, Calm, Data, begin, watched
-from tests.survival.system import System
+from tests.survival.stack.runs import CALM_REQUEST, Calm, Data, begin, watched
+from tests.survival.stack.system import System
 
 REPETITIONS = int(os.environ.get("QCRD_SURVIVAL", "1"))
 SEED = int(os.environ.get("QCRD_SURVIVAL_SEED", "0"))

@@ -11,9 +11,9 @@ import httpx2
 import pytest
 
 from qcrd.records.job import Job, JobStatus, Stage
-from tests.scripted_teacher import ANSWER_TOKENS, PROMPT_TOKENS
-from tests.survival.runs import Data, asked_for
-from tests.survival.system import System, until
+from tests.fakes.scripted_teacher import ANSWER_TOKENS, PROMPT_TOKENS
+from tests.survival.stack.runs import Data, asked_for
+from tests.survival.stack.system import System, until
 
 REQUESTS = 6
 """That the budget covers at their full length, which none of the 72 answers has: it is enough for

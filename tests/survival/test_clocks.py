@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from qcrd.records.job import Stage
-from tests.survival.clocks import FakeClock, swept_shared_memory
 from tests.survival.conftest import REPETITIONS
-from tests.survival.runs import Calm, Data, Run, begin, begun, check
-from tests.survival.system import System, until
-from tests.survival.variants import with_variables
+from tests.survival.stack.clocks import FakeClock, swept_shared_memory
+from tests.survival.stack.runs import Calm, Data, Run, begin, begun, check
+from tests.survival.stack.system import System, until
+from tests.survival.stack.variants import with_variables
 
 HOUR = 3600.0
 SERVICES = ("gateway", "assembler", "trainer")

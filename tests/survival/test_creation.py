@@ -8,8 +8,8 @@ import time
 
 import httpx2
 
-from tests.survival.runs import Calm, Data, Run, asked_for, check, followed
-from tests.survival.system import System, until
+from tests.survival.stack.runs import Calm, Data, Run, asked_for, check, followed
+from tests.survival.stack.system import System, until
 
 CREATING_SECONDS = 0.2
 """Longer than a creation takes, so that some kills come after it."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 import time
 
-from tests.survival.runs import Calm, Data, begin, check
-from tests.survival.system import ASSEMBLERS, GATEWAYS, TRAINERS, System
+from tests.survival.stack.runs import Calm, Data, begin, check
+from tests.survival.stack.system import ASSEMBLERS, GATEWAYS, TRAINERS, System
 
 JOBS = 3
 

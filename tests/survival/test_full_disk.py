@@ -11,8 +11,8 @@ from pathlib import Path
 
 from qcrd.records.job import Stage
 from tests.conftest import unavailable
-from tests.survival.runs import Calm, Data, begin, check
-from tests.survival.system import System, until
+from tests.survival.stack.runs import Calm, Data, begin, check
+from tests.survival.stack.system import System, until
 
 
 def test_a_full_disk_is_waited_for(

@@ -9,8 +9,8 @@ import pytest
 
 from qcrd.records.job import Stage
 from qcrd.runtime.jobs.state_machine import TERMINAL
-from tests.survival.runs import Calm, Data, Run, begin, check
-from tests.survival.system import System
+from tests.survival.stack.runs import Calm, Data, Run, begin, check
+from tests.survival.stack.system import System
 
 TRIES = 5
 """A job may be faster than the undisturbed one; then the next moment is an earlier one."""

@@ -7,8 +7,8 @@ import time
 
 from qcrd.records.job import Stage
 from qcrd.runtime.jobs.queue import CeleryJobQueue, create_celery_app
-from tests.survival.runs import Calm, Data, begin, check
-from tests.survival.system import ASSEMBLERS, TRAINERS, System
+from tests.survival.stack.runs import Calm, Data, begin, check
+from tests.survival.stack.system import ASSEMBLERS, TRAINERS, System
 
 AGAIN = 2
 REFUSED = "no claimable job for stage "

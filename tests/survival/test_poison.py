@@ -15,8 +15,8 @@ from qcrd.runtime.jobs.queue import CeleryJobQueue, create_celery_app
 from qcrd.runtime.jobs.state_machine import index_scores, with_changes
 from qcrd.runtime.keys import new_id
 from qcrd.runtime.redis.connection import connect_redis
-from tests.survival.runs import Calm, Data, begin, check
-from tests.survival.system import System, until
+from tests.survival.stack.runs import Calm, Data, begin, check
+from tests.survival.stack.system import System, until
 
 POISON = ('{"id": "half of a rec', "{}", "not even JSON \x00", '{"schema_version": "2.0"}')
 

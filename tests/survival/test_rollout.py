@@ -10,9 +10,9 @@ import time
 from qcrd.records.job import Stage
 from qcrd.runtime.jobs.state_machine import TERMINAL
 from tests.manifests import pod_templates, render
-from tests.survival.processes import Part
-from tests.survival.runs import Calm, Data, Run, begin, check
-from tests.survival.system import ASSEMBLERS, TRAINERS, System, until
+from tests.survival.stack.processes import Part
+from tests.survival.stack.runs import Calm, Data, Run, begin, check
+from tests.survival.stack.system import ASSEMBLERS, TRAINERS, System, until
 
 WORKLOADS = {Stage.ASSEMBLING: "api-worker", Stage.TRAINING: "trainer"}
 

@@ -8,9 +8,9 @@ import time
 import pytest
 
 from qcrd.records.job import Stage
-from tests.survival.processes import freeze, thaw
-from tests.survival.runs import Calm, Data, Run, begin, check
-from tests.survival.system import System, until
+from tests.survival.stack.processes import freeze, thaw
+from tests.survival.stack.runs import Calm, Data, Run, begin, check
+from tests.survival.stack.system import System, until
 
 TRIES = 8
 """Evaluating and publishing take milliseconds here, so a try may come too late for them."""

@@ -13,10 +13,10 @@ import pytest
 
 from qcrd.records.job import Stage
 from tests.survival.conftest import REPETITIONS
-from tests.survival.processes import Part, freeze, thaw
-from tests.survival.runs import Calm, Data, Run, begin, begun, check
-from tests.survival.system import ASSEMBLERS, LEASE_SECONDS, TRAINERS, System, until
-from tests.survival.variants import with_variables
+from tests.survival.stack.processes import Part, freeze, thaw
+from tests.survival.stack.runs import Calm, Data, Run, begin, begun, check
+from tests.survival.stack.system import ASSEMBLERS, LEASE_SECONDS, TRAINERS, System, until
+from tests.survival.stack.variants import with_variables
 
 STALL_SECONDS = 60
 """Longer than a training process takes to its first step, on a busy machine too."""

@@ -11,8 +11,8 @@ from typing import Any
 from qcrd.runtime.redis.connection import connect_redis
 from qcrd.runtime.storage.store import read_object
 from tests.secrets import dumped, found_in
-from tests.survival.runs import CALM_REQUEST, Calm
-from tests.survival.system import TEACHER_KEY, System
+from tests.survival.stack.runs import CALM_REQUEST, Calm
+from tests.survival.stack.system import TEACHER_KEY, System
 
 SERVICES = {"api", "api-worker", "trainer", "training"}
 

@@ -15,9 +15,9 @@ import httpx2
 import pytest
 
 from qcrd.records.job import JobStatus
-from tests.survival.processes import ROOT, Part
-from tests.survival.runs import Calm, Data, Run, begin
-from tests.survival.system import System, commands, environment
+from tests.survival.stack.processes import ROOT, Part
+from tests.survival.stack.runs import Calm, Data, Run, begin
+from tests.survival.stack.system import System, commands, environment
 
 CHANGES = {
     "qcrd/records/base.py": (

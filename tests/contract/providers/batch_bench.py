@@ -12,7 +12,7 @@ from qcrd.records.job import Job, JobStatus, Stage
 from qcrd.records.specs.spec import Budget
 from services.api.assembling.tokens.token_account import TokenAccount
 from services.api.settings import TeacherConfig
-from tests.fake_batches import FakeBatches
+from tests.fakes.batches import FakeBatches
 from tests.unit.api.assembling.assembling_bench import QUICK, Bench
 
 KEY = "sk-of-the-team-0123456789"

@@ -28,9 +28,9 @@ from tests.contract.providers.batch_bench import (
     rows,
     told,
 )
-from tests.fake_batches import Ending, FakeBatch, FakeBatches
-from tests.fake_providers import OPENAI_REASONING, PROMPT_TOKENS, make_error
-from tests.scripted_teacher import ScriptedTeacher
+from tests.fakes.batches import Ending, FakeBatch, FakeBatches
+from tests.fakes.providers import OPENAI_REASONING, PROMPT_TOKENS, make_error
+from tests.fakes.scripted_teacher import ScriptedTeacher
 from tests.unit.api.assembling.assembling_bench import Bench, adds
 
 NEW_TOKENS = 256

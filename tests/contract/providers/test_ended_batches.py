@@ -21,9 +21,9 @@ from tests.contract.providers.batch_bench import (
     make_job,
     read_account,
 )
-from tests.fake_batches import Ending, FakeBatches
-from tests.fake_providers import PROMPT_TOKENS
-from tests.scripted_teacher import ScriptedTeacher
+from tests.fakes.batches import Ending, FakeBatches
+from tests.fakes.providers import PROMPT_TOKENS
+from tests.fakes.scripted_teacher import ScriptedTeacher
 from tests.unit.api.assembling.assembling_bench import Bench, adds
 
 DONE = 2

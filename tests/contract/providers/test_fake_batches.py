@@ -10,8 +10,8 @@ from typing import Any
 import openai
 import pytest
 
-from tests.fake_batches import Ending, FakeBatches, validate_lines
-from tests.fake_providers import PROMPT_TOKENS, make_error
+from tests.fakes.batches import Ending, FakeBatches, validate_lines
+from tests.fakes.providers import PROMPT_TOKENS, make_error
 
 ENDPOINT = "/v1/chat/completions"
 

@@ -26,8 +26,8 @@ from services.api.dependencies import GatewaySettings
 from services.api.settings import ApiSettings, FileSettings, StudentSettings, TeacherSettings
 from tests import serving
 from tests.contract.providers.test_providers import KEY, make_config
-from tests.fake_providers import BY_NAME, ROWS, FakeProvider, Row
-from tests.scripted_students import ScriptedStudents
+from tests.fakes.providers import BY_NAME, ROWS, FakeProvider, Row
+from tests.fakes.scripted_students import ScriptedStudents
 from tests.unit.api.assembling.assembling_bench import adds
 from tests.unit.api.completions.test_fallback import say
 from tests.unit.api.completions.test_routes import publish

@@ -15,8 +15,8 @@ from services.api.assembling.teacher.openai.connection import make_openai_client
 from services.api.settings import TeacherConfig
 from services.teacher.engines.upstream.engine import UpstreamEngine
 from tests.contract.teacher.test_wire import serving
-from tests.fake_providers import BY_NAME, PROMPT_TOKENS, ROWS, FakeProvider, Row, make_error
-from tests.scripted_teacher import ScriptedTeacher
+from tests.fakes.providers import BY_NAME, PROMPT_TOKENS, ROWS, FakeProvider, Row, make_error
+from tests.fakes.scripted_teacher import ScriptedTeacher
 from tests.unit.api.assembling.assembling_bench import QUICK, Bench, adds
 
 KEY = "sk-of-the-team-0123456789"

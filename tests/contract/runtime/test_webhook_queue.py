@@ -9,7 +9,7 @@ from qcrd.runtime.redis.connection import connect_redis
 from qcrd.runtime.redis.webhook_queue import RedisWebhookQueue, WebhookQueue
 from qcrd.runtime.settings import RedisSettings
 from tests.conftest import free_ports, kill, valkey
-from tests.lossy_proxy import LossyProxy
+from tests.fakes.lossy_proxy import LossyProxy
 
 
 def a_delivery(number: int = 1, created_at: float = 1000.0) -> WebhookDelivery:

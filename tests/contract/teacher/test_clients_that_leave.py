@@ -17,8 +17,8 @@ from services.teacher.engines.factory import build_engine
 from services.teacher.engines.llama_cpp.server import HTTP_THREADS, TokenizerClient
 from services.teacher.settings import EngineSettings
 from tests.conftest import unavailable
-from tests.contract.teacher.test_upstream import served
 from tests.contract.teacher.test_wire import Scripted, generate, serving, wait_for
+from tests.contract.teacher.upstream.test_upstream import served
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from services.trainer.execution.training_state import TrainingState
 from services.trainer.settings import KubeflowSettings
 from services.trainer.supervision.process_outcome import Outcome
 from services.trainer.supervision.training_process import supervise_training
-from tests.fake_kubernetes import FakeCluster
+from tests.fakes.kubernetes import FakeCluster
 from tests.integration.site import spec
 from tests.unit.runtime.jobs.test_stage_runner import a_report
 

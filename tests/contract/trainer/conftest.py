@@ -9,9 +9,10 @@ import pytest
 import yaml
 
 from qcrd.runtime.settings import RedisSettings
-from tests import fake_kubernetes, manifests
+from tests import manifests
 from tests.conftest import needed
-from tests.fake_kubernetes import FakeCluster
+from tests.fakes import kubernetes as fake_kubernetes
+from tests.fakes.kubernetes import FakeCluster
 
 ROLES = ("kubeflow/rbac.yaml", "kueue/queue.yaml")
 

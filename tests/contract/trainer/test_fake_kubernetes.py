@@ -8,7 +8,7 @@ import pytest
 from kubernetes.client import ApiClient, CustomObjectsApi
 from kubernetes.client.exceptions import ApiException
 
-from tests.fake_kubernetes import FakeCluster
+from tests.fakes.kubernetes import FakeCluster
 
 WHERE = ("trainer.kubeflow.org", "v1alpha1", "qcrd", "trainjobs")
 MERGE = {"_content_type": "application/merge-patch+json"}

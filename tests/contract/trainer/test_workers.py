@@ -24,7 +24,7 @@ from services.trainer.execution.training_state import TrainingState
 from services.trainer.settings import KubeflowSettings
 from tests.conftest import free_ports
 from tests.contract.trainer.cluster_site import DONE, wait_until
-from tests.fake_kubernetes import FakeCluster
+from tests.fakes.kubernetes import FakeCluster
 from tests.integration.site import spec
 
 

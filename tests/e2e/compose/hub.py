@@ -7,7 +7,7 @@ from pathlib import Path
 import uvicorn
 
 from tests import tiny
-from tests.fake_hub import FakeHub
+from tests.fakes.hub import FakeHub
 
 PORT = 8099
 BASE = "acme/tiny-bert"

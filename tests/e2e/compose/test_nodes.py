@@ -28,9 +28,9 @@ from services.trainer.execution.cluster_api import ClusterApi
 from services.trainer.execution.kubeflow import KubeflowExecutor
 from services.trainer.settings import KubeflowSettings
 from services.trainer.supervision.training_process import supervise_training
-from tests import fake_kubernetes
 from tests.e2e.compose.stack import Stack, step, wait_for
-from tests.fake_kubernetes import FakeCluster
+from tests.fakes import kubernetes as fake_kubernetes
+from tests.fakes.kubernetes import FakeCluster
 
 pytestmark = [
     pytest.mark.compose,

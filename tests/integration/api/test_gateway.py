@@ -34,7 +34,7 @@ from qcrd.runtime.settings import RedisSettings, StoreSettings
 from qcrd.runtime.storage.s3 import S3Store
 from qcrd.runtime.storage.store import read_lines, read_object, read_record
 from tests.conftest import free_ports
-from tests.scripted_teacher import ScriptedTeacher
+from tests.fakes.scripted_teacher import ScriptedTeacher
 from tests.secrets import dumped, found_in
 
 T = TypeVar("T")

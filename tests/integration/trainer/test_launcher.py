@@ -29,9 +29,9 @@ from services.trainer.execution.cluster_api import ClusterApi
 from services.trainer.execution.kubeflow import KubeflowExecutor
 from services.trainer.execution.training_state import TrainingState
 from services.trainer.settings import KubeflowSettings
-from tests import fake_kubernetes
 from tests.conftest import free_ports
-from tests.fake_kubernetes import FakeCluster
+from tests.fakes import kubernetes as fake_kubernetes
+from tests.fakes.kubernetes import FakeCluster
 from tests.integration.site import Site, spec, when
 
 PATIENCE = 240

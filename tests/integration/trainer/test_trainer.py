@@ -22,7 +22,7 @@ from qcrd.runtime.jobs.commands import transition_job
 from qcrd.runtime.jobs.state_machine import TERMINAL
 from qcrd.runtime.storage.store import read_lines, read_object, write_lines
 from tests import serving, tiny
-from tests.fake_hub import FakeHub
+from tests.fakes.hub import FakeHub
 from tests.integration.site import Site, spec, training_process, when
 from tests.things import LABELS
 

@@ -26,7 +26,7 @@ from services.api.assembling import stage as assemble
 from services.api.assembling.backoff_policy import BackoffPolicy
 from services.api.settings import TeacherConfig
 from services.trainer.data import training_dataset
-from tests.scripted_teacher import ScriptedTeacher
+from tests.fakes.scripted_teacher import ScriptedTeacher
 from tests.unit.api.gateway_client import Here
 
 JOBS = "/v1/fine_tuning/jobs"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.cached_reading import CachedCausalStudent
+from benchmarks.step_cost.cached_reading import CachedCausalStudent
 from tests import families, tiny
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 
-from benchmarks.positive_rules import RULES, count
+from benchmarks.negatives.positive_rules import RULES, count
 from qcrd.questions.rows import read_rows
 from qcrd.records.specs.task import AnswerKind, TaskSpec
 

@@ -1,15 +1,16 @@
-"""What `benchmarks/teacher.py --json` writes, of figures made up here."""
+"""What `benchmarks/teacher/__main__.py --json` writes, of figures made up here."""
 
 from __future__ import annotations
 
-from benchmarks import teacher, teacher_load
+from benchmarks.teacher import __main__ as teacher
+from benchmarks.teacher.load import LoadResult
 
 
 def test_the_file_holds_the_ratios_and_their_conditions() -> None:
     """Two rounds: 600 over 60 and 80 tokens/s are 10 and 7.5, their median 8.75; 600 over 500 and
     800 are 1.2 and 0.75.
     """
-    load = teacher_load.LoadResult(seconds=1.0, tokens=600, first=[0.1, 0.2], between=[0.01, 0.02])
+    load = LoadResult(seconds=1.0, tokens=600, first=[0.1, 0.2], between=[0.01, 0.02])
     engine = {
         "served": {count: [load, load] for count in teacher.CONCURRENT},
         "over_generate_32": [10.0, 7.5],

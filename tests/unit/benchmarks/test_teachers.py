@@ -6,12 +6,12 @@ import asyncio
 
 import pytest
 
-from benchmarks import chat_path, teacher_load, teachers
+from benchmarks import teachers
+from benchmarks.teacher import chat_path
+from benchmarks.teacher.load import PACED, fake_upstream_app
 from tests import serving
 
-CASE = chat_path.Case(
-    "x", "fake", teacher_load.PACED, requests=5, at_once=2, samples=3, tokens=(2, 4)
-)
+CASE = chat_path.Case("x", "fake", PACED, requests=5, at_once=2, samples=3, tokens=(2, 4))
 
 
 def test_the_ratio_is_of_pairs_with_its_interval() -> None:
@@ -44,7 +44,7 @@ def test_bursts_differ_in_their_words_and_not_in_their_lengths() -> None:
 def test_every_token_of_streams_side_by_side_is_counted_once() -> None:
     """Of each of its streams the fake upstream writes a hundred tokens a second at most."""
     bodies = chat_path.make_chats(CASE, 0, 7)
-    with serving.app(teacher_load.fake_upstream_app) as url:
+    with serving.app(fake_upstream_app) as url:
         sent = asyncio.run(chat_path.send_chats(url, bodies, at_once=2))
     assert sent.tokens == 3 * sum(body["max_tokens"] for body in bodies)
     assert sent.rate <= 2 * 3 * 100

@@ -24,7 +24,7 @@ from services.api.assembling.stage import assemble
 from services.api.files import service as files
 from services.api.jobs.create import parse_job_spec
 from services.api.settings import TeacherConfig
-from tests.scripted_teacher import ScriptedTeacher
+from tests.fakes.scripted_teacher import ScriptedTeacher
 
 NUMBERS = {"answer": "number"}
 

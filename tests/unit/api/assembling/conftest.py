@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.scripted_teacher import ScriptedTeacher
+from tests.fakes.scripted_teacher import ScriptedTeacher
 from tests.unit.api.assembling.assembling_bench import Bench, MakeBench, adds
 
 

@@ -17,7 +17,7 @@ from services.api.assembling.teacher.prompt_tokens import estimate_prompt_tokens
 from services.api.assembling.tokens.token_account import TokenAccount, Tokens
 from services.api.assembling.tokens.token_budget import TokenBudget
 from services.api.settings import TeacherConfig
-from tests.scripted_teacher import PROMPT_TOKENS, Mood
+from tests.fakes.scripted_teacher import PROMPT_TOKENS, Mood
 from tests.unit.api.assembling.assembling_bench import QUICK, Bench, MakeBench, a_job
 from tests.unit.api.assembling.test_stage import sums
 

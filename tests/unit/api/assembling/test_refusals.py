@@ -14,7 +14,7 @@ from qcrd.records.teachers.prompt import TeacherPrompt
 from services.api.assembling.refusals import AskedQuestion, RefusalLog, RowLocation
 from services.api.assembling.sampling_plan import PromptRequest, SampleRequest
 from services.api.assembling.teacher.prompt_refused import PromptRefused, make_refusal
-from tests.scripted_teacher import Mood
+from tests.fakes.scripted_teacher import Mood
 from tests.unit.api.assembling.assembling_bench import Bench, MakeBench
 
 

@@ -26,7 +26,7 @@ from services.api.assembling.teacher.teacher_client import (
 from services.api.assembling.tokens.token_account import TokenAccount
 from services.api.assembling.tokens.token_budget import TokenBudget
 from services.api.settings import TeacherConfig
-from tests.scripted_teacher import ScriptedTeacher
+from tests.fakes.scripted_teacher import ScriptedTeacher
 from tests.unit.api.assembling.assembling_bench import a_job
 
 QUESTIONS = [

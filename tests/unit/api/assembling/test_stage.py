@@ -24,7 +24,7 @@ from services.api.assembling.backoff_policy import BackoffPolicy
 from services.api.assembling.teacher.tgi_client import install_http_client_factory
 from services.api.rationale_sets import index
 from tests.conftest import data_folder
-from tests.scripted_teacher import Mood
+from tests.fakes.scripted_teacher import Mood
 from tests.unit.api.assembling.assembling_bench import MakeBench
 
 

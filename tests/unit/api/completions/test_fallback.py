@@ -34,8 +34,8 @@ from services.api.settings import (
     TeacherSettings,
 )
 from tests import serving
-from tests.scripted_students import Connection, ScriptedStudents
-from tests.scripted_teacher import ANSWER_TOKENS, PROMPT_TOKENS, ScriptedTeacher
+from tests.fakes.scripted_students import Connection, ScriptedStudents
+from tests.fakes.scripted_teacher import ANSWER_TOKENS, PROMPT_TOKENS, ScriptedTeacher
 from tests.things import LABELS
 from tests.unit.api.completions.test_routes import publish
 

@@ -28,7 +28,7 @@ from services.api.dependencies import GatewaySettings
 from services.api.settings import ApiSettings, FileSettings, StudentSettings, TeacherSettings
 from tests import serving
 from tests.conftest import free_ports
-from tests.scripted_students import GOOD, Connection, ScriptedStudents, good
+from tests.fakes.scripted_students import GOOD, Connection, ScriptedStudents, good
 
 ABSENT = f"model-{'0' * 24}"
 PATIENCE = 30.0

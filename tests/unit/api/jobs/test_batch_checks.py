@@ -14,7 +14,7 @@ from qcrd.runtime import keys
 from services.api.assembling.tokens.token_account import TokenAccount, Tokens
 from services.api.dependencies import Gateway, get_service
 from services.api.settings import TeacherConfig, TeacherSettings
-from tests.fake_batches import FakeBatches
+from tests.fakes.batches import FakeBatches
 from tests.unit.api.assembling.assembling_bench import adds
 from tests.unit.api.gateway_client import Here, refused, sums
 

@@ -23,7 +23,7 @@ from services.api.dependencies import Gateway, get_service
 from services.api.files import service as files
 from services.api.jobs.create import parse_job_spec
 from services.api.settings import TeacherConfig
-from tests.scripted_teacher import ScriptedTeacher
+from tests.fakes.scripted_teacher import ScriptedTeacher
 from tests.unit.api.gateway_client import Here, refused, sums
 
 JOBS = "/v1/fine_tuning/jobs"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from services.api.settings import TeacherConfig, TeacherSettings
-from tests.scripted_teacher import ScriptedTeacher
+from tests.fakes.scripted_teacher import ScriptedTeacher
 from tests.unit.api.gateway_client import Here, refused, sums
 from tests.unit.api.jobs.estimating.test_prompt_lengths import count_words, long_rows
 

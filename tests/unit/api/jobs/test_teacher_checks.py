@@ -12,7 +12,7 @@ import pytest
 from services.api.assembling.teacher.teacher_check import TeacherChecker, check_teacher
 from services.api.dependencies import Gateway, get_service
 from services.api.settings import TeacherConfig, TeacherSettings
-from tests.fake_providers import BY_NAME, FakeProvider
+from tests.fakes.providers import BY_NAME, FakeProvider
 from tests.unit.api.assembling.assembling_bench import adds
 from tests.unit.api.gateway_client import Here, refused, sums
 from tests.unit.api.studies.test_routes import study_body

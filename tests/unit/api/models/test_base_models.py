@@ -17,7 +17,7 @@ from qcrd.runtime.storage.hub import ModelHub
 from qcrd.runtime.storage.store import MemoryStore
 from services.api.models.base_models import BaseModelCatalog
 from tests import serving
-from tests.fake_hub import FakeHub, Mood
+from tests.fakes.hub import FakeHub, Mood
 
 MINILM = "all-MiniLM-L6-v2"
 CONFIG = {"model_type": "bert"}

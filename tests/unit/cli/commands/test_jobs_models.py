@@ -15,7 +15,7 @@ from qcrd.cli.output import progress, report
 from qcrd.cli.stack.ports import find_free_port
 from qcrd.client.gateway import JobEvent, parse_sse
 from tests import tiny
-from tests.scripted_gateway import JOB, MODEL, REPORT, ScriptedGateway, event
+from tests.fakes.scripted_gateway import JOB, MODEL, REPORT, ScriptedGateway, event
 from tests.unit.cli.commands.test_run import qcrd
 
 

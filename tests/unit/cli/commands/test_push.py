@@ -18,7 +18,7 @@ import yaml
 from qcrd.runtime.storage.base_models import download_published_model
 from qcrd.runtime.storage.store import MemoryStore
 from tests import serving, students
-from tests.fake_hub import FakeHub
+from tests.fakes.hub import FakeHub
 
 
 @pytest.fixture(scope="module")

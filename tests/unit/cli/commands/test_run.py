@@ -19,7 +19,7 @@ from typer.testing import CliRunner, Result
 from qcrd.cli.connect import INTERVALS
 from qcrd.cli.main import app
 from qcrd.client.gateway import Intervals
-from tests.scripted_gateway import ESTIMATE, JOB, MODEL, REPORT, ScriptedGateway, event
+from tests.fakes.scripted_gateway import ESTIMATE, JOB, MODEL, REPORT, ScriptedGateway, event
 
 SPEC: dict[str, Any] = {
     "model": "all-MiniLM-L6-v2",

@@ -12,7 +12,7 @@ import yaml
 from rich.console import Console
 
 from qcrd.cli.output.study_progress import format_job_state, open_study_display
-from tests.scripted_gateway import STUDY, ScriptedGateway
+from tests.fakes.scripted_gateway import STUDY, ScriptedGateway
 from tests.unit.cli.commands.test_run import SPEC, qcrd
 
 STUDY_SPEC: dict[str, Any] = {"job": SPEC, "methods": ["qcrd", "finetune"], "baseline": "finetune"}

@@ -13,7 +13,7 @@ from qcrd.runtime.settings import StoreSettings
 from qcrd.runtime.storage.bucket_setup import StoreAdminSettings, prepare_bucket
 from qcrd.runtime.storage.s3 import S3Store
 from tests import serving
-from tests.fake_minio import FakeMinio
+from tests.fakes.minio import FakeMinio
 
 ADMIN = StoreAdminSettings(access_key="root-of-all", secret_key=SecretStr("root-secret"))
 

@@ -24,7 +24,7 @@ from qcrd.runtime.storage.base_models import find_base_model
 from qcrd.runtime.storage.hub import ModelHub
 from qcrd.runtime.storage.store import MemoryStore
 from tests import serving, tiny
-from tests.fake_hub import FakeHub, Mood
+from tests.fakes.hub import FakeHub, Mood
 
 NAME = "acme/tiny"
 

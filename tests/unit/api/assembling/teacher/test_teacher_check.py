@@ -20,7 +20,7 @@ from services.api.assembling.teacher.openai.models import is_listed, list_models
 from services.api.assembling.teacher.teacher_check import Finding, TeacherChecker, check_teacher
 from services.api.settings import TeacherConfig
 from tests import serving
-from tests.fake_providers import BY_NAME, FakeProvider
+from tests.fakes.providers import BY_NAME, FakeProvider
 from tests.unit.api.assembling.assembling_bench import adds
 
 KEY, WRONG = "sk-of-the-team-0123456789", "sk-of-somebody-else-0123456789"

@@ -14,7 +14,7 @@ from services.api.jobs.estimating.prompt_lengths import (
     choose_prompts,
 )
 from services.api.settings import TeacherConfig, TeacherSettings
-from tests.scripted_teacher import ScriptedTeacher
+from tests.fakes.scripted_teacher import ScriptedTeacher
 from tests.unit.api.gateway_client import Here, sums
 
 LIMITS = {"max_input_tokens": 1000, "max_total_tokens": 1200}

@@ -16,8 +16,8 @@ from services.api.dependencies import Gateway, get_service
 from services.api.jobs.create import parse_job_spec
 from services.api.jobs.job_prompts import iter_prompts
 from services.api.settings import TeacherConfig, TeacherSettings
-from tests.fake_providers import BY_NAME, FakeProvider
-from tests.scripted_teacher import ScriptedTeacher
+from tests.fakes.providers import BY_NAME, FakeProvider
+from tests.fakes.scripted_teacher import ScriptedTeacher
 from tests.unit.api.assembling.assembling_bench import adds
 from tests.unit.api.gateway_client import Here, sums
 
