@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import itertools
 import os
@@ -53,8 +54,24 @@ LONGEST_FIRST = ("contract/api/test_schema.py", "survival", "e2e", "integration"
 """Folders and files under `tests`: begun last, one of them would run alone for minutes."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--shuffle",
+        type=int,
+        metavar="SEED",
+        help="run files, and the tests of each, in an order of this seed",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: rank_file(item.path))
+    if (seed := config.getoption("shuffle")) is not None:
+        # By names and not by a generator's state: every worker has to come to the same order.
+        items.sort(key=lambda item: (digest(seed, str(item.path)), digest(seed, item.nodeid)))
+
+
+def digest(seed: int, name: str) -> bytes:
+    return hashlib.blake2b(f"{seed} {name}".encode(), digest_size=8).digest()
 
 
 def rank_file(path: Path) -> int:

@@ -20,13 +20,18 @@ def examples(
 ) -> None:
     """Copy the example specs and the demo's questions into a folder of this machine."""
     if to.exists() and to.resolve() == EXAMPLES.resolve():
-        raise Conflict(f"--to: {to} are the examples already: `qcrd run {to / 'demo.yaml'}`")
+        _print_specs(to)
+        return
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise Conflict(f"--to: {to} exists and is not an empty folder: name another one")
     try:
         shutil.copytree(EXAMPLES, to, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__py*"))
     except OSError as error:
         raise Invalid(f"--to: cannot write {to}: {error.strerror}") from error
+    _print_specs(to)
+
+
+def _print_specs(to: Path) -> None:
     for spec in sorted(to.glob("*.yaml")):
         stdout_console().print(escape(str(spec)), soft_wrap=True)
     print_note(f"`qcrd up --detach`, then `qcrd run {to / 'demo.yaml'}` runs the demo")

@@ -6,7 +6,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from qcrd.cli.output.report import METHOD_TITLES, format_usage, list_findings
+from qcrd.cli.output.report import (
+    format_judge_health,
+    format_usage,
+    list_findings,
+    list_next_commands,
+)
+from qcrd.cli.output.report_cells import (
+    ACCURACY_COLUMNS,
+    METHOD_TITLES,
+    choose_rows,
+    count_rationales,
+    iter_accuracy_cells,
+)
 from qcrd.records.job import Report
 from qcrd.records.reports.accuracy import Accuracy
 from qcrd.records.reports.classes import ClassReport
@@ -61,16 +73,31 @@ def _iter_sections(
         "many questions were asked.</p>"
     )
     yield _make_table(
+        ACCURACY_COLUMNS,
+        list(iter_accuracy_cells(choose_rows(report)[1])),
+        caption="What each row took; compute is in units of the job's own method.",
+        numbers=range(1, len(ACCURACY_COLUMNS)),
+    )
+    yield _make_table(
         ("what", "found"), [(title, told) for title, told in list_findings(report)], caption=""
     )
     if record.classes is not None:
         yield from _iter_class_sections(record.classes)
     yield from _iter_prediction_sections(record, predictions)
+    counts = count_rationales(report)
+    yield "<h2>The teacher's rationales</h2>"
+    yield _make_table(
+        tuple(counts), [[f"{n:,}" for n in counts.values()]], caption="", numbers=range(len(counts))
+    )
     yield "<h2>What it took</h2>"
     seconds = "  ".join(f"{stage} {value:.0f} s" for stage, value in record.seconds.items())
     took = [("Teacher", format_usage(report)), ("Time", seconds), ("Seed", str(record.seed))]
+    if record.judge:
+        took.insert(1, ("Judge", format_judge_health(record.judge)))
     took += [("Note", note) for note in record.notes]
     yield _make_table(("what", ""), took, caption="")
+    yield f"<h2>The student, {escape(record.model.id)}</h2>"
+    yield f"<pre>{escape(chr(10).join(list_next_commands(report)))}</pre>"
 
 
 def _draw_accuracies(rows: Mapping[str, Accuracy]) -> str:

@@ -9,6 +9,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from qcrd.cli.output.report_cells import (
+    ACCURACY_COLUMNS,
+    METHOD_TITLES,
+    choose_rows,
+    count_rationales,
+    iter_accuracy_cells,
+)
 from qcrd.records.reports.accuracy import Comparison
 from qcrd.records.reports.answering import AnsweringReport
 from qcrd.records.reports.classes import ClassReport
@@ -16,24 +23,6 @@ from qcrd.records.reports.doubt import CascadeReport, DoubtReport
 from qcrd.records.reports.serving import CostReport, StudentServing, TeacherServing
 from qcrd.records.reports.verdicts import describe_one_seed
 
-METHOD_TITLES = {
-    "teacher": "teacher",
-    "majority_class": "majority class",
-    "finetune": "finetuning, equal steps",
-    "finetune_equal_compute": "finetuning, equal compute",
-    "single_task": "rationales, single task",
-    "dss": "distilling step-by-step",
-    "dss+positives": "DSS, all positives",
-    "dss+positives+negatives": "DSS, with negatives",
-    "qcrd": "QCRD",
-    "greedy": "its greedy answer",
-    "vote": "vote of its outputs",
-    "best_of": "best of its outputs, by the judge",
-    "weighted": "its outputs weighted by the judge",
-}
-"""Titles of the known rows, in their order; other rows follow under their names."""
-CHOSEN_TITLES = {"vote": "vote", "best_of": "judge's best", "weighted": "weighted vote"}
-"""Rows of one student's outputs, before their number."""
 NEGATIVE_SOURCE_TITLES = {
     "teacher_minority": "of the teacher's minority",
     "student_lag": "of the student's samples",
@@ -42,26 +31,19 @@ NEGATIVE_SOURCE_TITLES = {
 """The source of a held-out negative."""
 SHOWN_CLASSES = 5
 """Labels of the terminal's table; the HTML page has all."""
-MAIN_METHODS = ("qcrd", "dss", "single_task", "finetune")
 
 
 def show_report(console: Console, report: Mapping[str, Any]) -> None:
     if report.get("advice"):
         console.print(f"[bold]{escape(report['advice'])}[/]", soft_wrap=True)
-    answering = AnsweringReport.model_validate(report.get("answering") or {})
-    if report["test"]:
-        chosen = {
-            f"{CHOSEN_TITLES.get(name, name)} of {answering.samples}": row.model_dump()
-            for name, row in answering.rows.items()
-        }
-        console.print(make_accuracy_table("Test accuracy", report["test"] | chosen))
-    elif report.get("validation"):
-        console.print(make_accuracy_table("Validation accuracy", report["validation"]))
+    title, rows = choose_rows(report)
+    if rows:
+        console.print(make_accuracy_table(title, rows))
     for title, told in list_findings(report):
         console.print(f"[bold]{title:<11}[/] {escape(told)}")
     if report.get("classes"):
         _show_classes(console, ClassReport.model_validate(report["classes"]))
-    console.print(_make_rationale_table(report["rationales"]))
+    console.print(_make_count_table("Rationales", count_rationales(report)))
     if report.get("judge"):
         console.print(f"[bold]Judge[/]       {escape(format_judge_health(report['judge']))}")
     console.print(f"[bold]Teacher[/]     {escape(format_usage(report))}")
@@ -222,50 +204,30 @@ def _format_count(n: float, label: str) -> str:
 
 
 def show_next_steps(console: Console, report: Mapping[str, Any]) -> None:
-    model = escape(report["model"]["id"])
-    console.print(f"[bold]Model[/]       {model}")
-    console.print(f"  qcrd models chat {model} --explain")
-    console.print(f"  qcrd models download {model} --to student")
+    console.print(f"[bold]Model[/]       {escape(report['model']['id'])}")
+    for command in list_next_commands(report):
+        console.print(f"  {escape(command)}")
+
+
+def list_next_commands(report: Mapping[str, Any]) -> tuple[str, ...]:
+    """Commands that use the published student."""
+    model = report["model"]["id"]
+    return f"qcrd models chat {model} --explain", f"qcrd models download {model} --to student"
 
 
 def make_accuracy_table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> Table:
-    """With 95 % intervals; compute is relative to the job's own method."""
     table = Table(title=title, title_justify="left")
-    table.add_column("method")
-    columns = ("accuracy", "95 % interval", "n", "steps", "tokens", "compute", "seconds")
-    for name in (*columns, "tokens an answer"):
-        table.add_column(name, justify="right")
-    reference = next((rows[m].get("flops") for m in MAIN_METHODS if m in rows), None)
-    ordered = [name for name in METHOD_TITLES if name in rows] + [
-        r for r in rows if r not in METHOD_TITLES
-    ]
-    for name in ordered:
-        row = rows[name]
-        flops = row.get("flops")
-        table.add_row(
-            escape(METHOD_TITLES.get(name, name)),
-            f"{row['accuracy']:.3f}",
-            f"{row['low']:.3f} to {row['high']:.3f}",
-            str(row["n"]),
-            "" if row.get("steps") is None else f"{row['steps']:,}",
-            "" if row.get("tokens") is None else f"{row['tokens']:,}",
-            f"{flops / reference:.2f} ×" if flops and reference else "",
-            "" if row.get("seconds") is None else f"{row['seconds']:.0f}",
-            "" if row.get("answer_tokens") is None else f"{row['answer_tokens']:.1f}",
-        )
+    for name in ACCURACY_COLUMNS:
+        table.add_column(name, justify="left" if name == "method" else "right")
+    for cells in iter_accuracy_cells(rows):
+        table.add_row(*map(escape, cells))
     return table
 
 
-def _make_rationale_table(found: Mapping[str, int | None]) -> Table:
-    # What the teacher took is told below it.
-    counts = {name: n for name, n in found.items() if n is not None and name != "teacher_tokens"}
-    # Without gold labels nothing says which votes are right.
-    of_gold = ("majority_right", "majority_wrong")
-    if not any(counts.get(name) for name in of_gold):
-        counts = {name: value for name, value in counts.items() if name not in of_gold}
-    table = Table(title="Rationales", title_justify="left")
+def _make_count_table(title: str, counts: Mapping[str, int]) -> Table:
+    table = Table(title=title, title_justify="left")
     for name in counts:
-        table.add_column(escape(name.replace("_", " ")), justify="right")
+        table.add_column(escape(name), justify="right")
     table.add_row(*(f"{value:,}" for value in counts.values()))
     return table
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import re
 from html.parser import HTMLParser
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from qcrd.cli.output.html_report import render_html
+from qcrd.cli.output.report import show_next_steps, show_report
 from tests.unit.trainer.test_report import made
 
 VOID = {"meta"}
@@ -75,6 +78,19 @@ def test_the_page_says_what_to_do_first_and_needs_no_other_file() -> None:
     assert "Question <200>?" in text
     assert "so 3 & no more" in text
     assert "0.900 [0.596, 0.982] of 10" in text
+
+
+def test_the_page_has_what_the_terminal_has() -> None:
+    report = made().model_dump(mode="json") | {"judge": {"auc": 0.75, "positives": 3.0}}
+    report["judge"] |= {"negatives": 2.0}
+    text = check(render_html(report, []))
+    console = Console(width=500, record=True, file=io.StringIO())
+    show_report(console, report)
+    show_next_steps(console, report)
+    words = set(re.findall(r"[\w.-]{2,}", console.export_text()))
+    assert {"unparseable", "0.75", "positives", "download", report["model"]["id"]} <= words
+    headings = {"Test", "Model", "Rationales", "Labels", "lowest", "share", "mostly", "taken"}
+    assert words - set(re.findall(r"[\w.-]{2,}", text)) <= headings
 
 
 @pytest.mark.parametrize("tested", [[], None])

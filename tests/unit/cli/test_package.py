@@ -25,6 +25,11 @@ def test_the_version_is_told() -> None:
     assert qcrd("--version").stdout == f"qcrd {package.__version__}\n"
 
 
+def test_a_clone_has_the_examples_already() -> None:
+    done = qcrd("examples", "--to", ROOT / "examples")
+    assert (done.exit_code, f"{ROOT}/examples/demo.yaml" in done.stdout) == (0, True)
+
+
 def test_the_examples_are_copied_once(tmp_path: Path) -> None:
     done = qcrd("examples", "--to", tmp_path / "mine")
     assert done.exit_code == 0
