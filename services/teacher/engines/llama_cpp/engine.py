@@ -1,4 +1,5 @@
-"""GGUF files on llama.cpp: continuous batching over slots, one worker thread per slot.
+"""GGUF files on llama.cpp: continuous batching over the slots of one or several loaded copies, one
+worker thread per slot.
 
 A worker blocks inside llama.cpp, which calls back with one chunk per token; the callback hands it
 to the event loop and, once the stream was closed, asks llama.cpp to stop by returning True.
@@ -9,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -28,15 +29,18 @@ from services.teacher.engines.base import (
     ValidGenerateRequest,
 )
 from services.teacher.engines.llama_cpp import server
-from services.teacher.engines.llama_cpp.prefix_sharing import PrefixGate, SampleGate
+from services.teacher.engines.llama_cpp.replica import (
+    Chunk,
+    Replica,
+    SendChunk,
+    choose_replica,
+    make_replicas,
+)
 from services.teacher.errors import GenerationFailed
 from services.teacher.metrics.batches import BatchMetrics
 
-Chunk = dict[str, Any]
 # Enough for a few-shot prompt and its reasoning; 32 sequences of a 135M model then take 0.75 GB.
 DEFAULT_CONTEXT = 1024
-# A prompt of one token: any task makes llama.cpp keep the states of idle slots.
-CACHE_FLUSH_PROMPT = "a"
 _STREAM_END = object()
 
 
@@ -48,8 +52,10 @@ class LlamaCppEngine:
         *,
         threads: int,
         slots: int,
+        replicas: int = 1,
         max_total_tokens: int | None,
         max_input_tokens: int | None,
+        load_server: Callable[..., Any] = server.load_server,
     ) -> None:
         total = max_total_tokens or DEFAULT_CONTEXT
         self._info = EngineInfo(
@@ -61,31 +67,35 @@ class LlamaCppEngine:
             max_choices=slots,
         )
         self.batch_metrics = BatchMetrics(max_total_tokens=slots * total)
-        self._path, self._threads, self._slots = path, threads, slots
-        self._pool = ThreadPoolExecutor(slots, thread_name_prefix="gguf")
-        self._prefix_gate, self._sample_gate = PrefixGate(), SampleGate()
+        self._path, self._threads = path, threads
+        self._replicas = make_replicas(replicas, slots, load_server)
         self._count_lock = threading.Lock()
         self._running_requests = self._running_tokens = 0
-        self.prefilled_tokens = 0
         self._special_token_texts: dict[int, str] = {}
-        self._server: Any = None
         self._tokenizer: server.TokenizerClient | None = None
 
     @property
     def info(self) -> EngineInfo:
         return self._info
 
+    @property
+    def prefilled_tokens(self) -> int:
+        return sum(replica.prefilled_tokens for replica in self._replicas)
+
     async def start(self) -> None:
         key = server.generate_api_key()
-        self._server = await asyncio.to_thread(
-            server.load_server,
-            self._path,
-            threads=self._threads,
-            slots=self._slots,
-            context=self._info.max_total_tokens,
-            api_key=key,
-        )
-        self._tokenizer = server.TokenizerClient(self._server.listening_address, key)
+        urls = [
+            await asyncio.to_thread(
+                replica.load,
+                self._path,
+                threads=self._threads,
+                context=self._info.max_total_tokens,
+                cache_mib=server.PROMPT_CACHE_MIB // len(self._replicas),
+                key=key,
+            )
+            for replica in self._replicas
+        ]
+        self._tokenizer = server.TokenizerClient(urls[0], key)
 
     async def tokenize(
         self, text: str, *, add_special_tokens: bool = True
@@ -113,8 +123,9 @@ class LlamaCppEngine:
             loop.call_soon_threadsafe(inbox.put_nowait, item)
             return closed.is_set()
 
-        with self._sample_gate.track_request(request.prompt):
-            future = self._pool.submit(self._generate, request, send, closed)
+        replica = choose_replica(self._replicas, request.prompt)
+        with replica.track_request(request.prompt):
+            future = replica.submit(lambda: self._generate(replica, request, send, closed))
             future.add_done_callback(lambda _: send(_STREAM_END))
             try:
                 async for token in self._stream_tokens(inbox, future):
@@ -124,53 +135,21 @@ class LlamaCppEngine:
                 future.cancel()
 
     async def close(self) -> None:
-        await asyncio.to_thread(self._pool.shutdown, cancel_futures=True)
+        for replica in self._replicas:
+            await asyncio.to_thread(replica.close)
         if self._tokenizer is not None:
             await self._tokenizer.close()
-        self._server = None
 
-    def _generate(self, request: ValidGenerateRequest, send: Any, closed: threading.Event) -> None:
+    def _generate(
+        self,
+        replica: Replica,
+        request: ValidGenerateRequest,
+        send: SendChunk,
+        closed: threading.Event,
+    ) -> None:
         body = build_completion_body(request, context=self._info.max_total_tokens)
         with self._track_request(len(request.prompt_token_ids or ()) + request.max_new_tokens):
-            self._prefill_shared(request.prompt, body)
-            if closed.is_set():
-                return
-            self._complete(body, send)
-
-    def _prefill_shared(self, prompt: str, body: Chunk) -> None:
-        """Return when the part of the prompt that other requests share has been read once."""
-
-        def prefill() -> None:
-            self._prefix_gate.wait_for_prefill(prompt, lambda: self._prefill(body))
-            self._prefill(body)
-
-        if not self._sample_gate.wait_for_prefill(prompt, prefill):
-            self._prefix_gate.wait_for_prefill(prompt, lambda: self._prefill(body))
-
-    def _prefill(self, body: Chunk) -> None:
-        """Read a prompt for other slots: a slot's state can be copied once another task begins."""
-        prefill_body = {**body, "n_predict": 0, "stream": False}
-        prefill_body.pop("grammar", None)
-        self._complete(prefill_body, lambda _: False)
-        self._server.handle_completions(
-            {"prompt": CACHE_FLUSH_PROMPT, "n_predict": 0, "stream": False}
-        )
-
-    def _complete(self, body: Chunk, send: Callable[[Chunk], bool]) -> None:
-        """One task of llama.cpp; its first response reports how much of the prompt it has read."""
-        is_counted = False
-
-        def count_and_send(chunk: Chunk) -> bool:
-            nonlocal is_counted
-            if not is_counted and "timings" in chunk:
-                is_counted = True
-                with self._count_lock:
-                    self.prefilled_tokens += chunk["timings"]["prompt_n"]
-            return send(chunk)
-
-        response = self._server.handle_completions(body, count_and_send)
-        if response is not None:
-            count_and_send(response)
+            replica.complete(request.prompt, body, send, closed.is_set)
 
     @contextmanager
     def _track_request(self, tokens: int) -> Iterator[None]:

@@ -18,7 +18,15 @@ PROMPT_CACHE_MIB = 512
 HTTP_THREADS = 2
 
 
-def load_server(path: Path, *, threads: int, slots: int, context: int, api_key: str) -> Any:
+def load_server(
+    path: Path,
+    *,
+    threads: int,
+    slots: int,
+    context: int,
+    api_key: str,
+    cache_mib: int = PROMPT_CACHE_MIB,
+) -> Any:
     """A loaded `xllamacpp.Server` of `slots` sequences of `context` tokens each; takes seconds.
 
     Raises `Invalid` when llama.cpp cannot run the file.
@@ -36,7 +44,7 @@ def load_server(path: Path, *, threads: int, slots: int, context: int, api_key: 
     params.cpuparams_batch.n_threads = threads
     params.cpuparams.poll = 0
     params.cpuparams_batch.poll = 0
-    params.cache_ram_mib = PROMPT_CACHE_MIB
+    params.cache_ram_mib = cache_mib
     # The slots are interchangeable: a prefix that a slot lacks comes from the prompt cache.
     params.slot_prompt_similarity = 0.0
     params.fit_params = False
