@@ -60,12 +60,16 @@ def _normalize(text: str) -> str:
 
 def comparison_id(text: str, choices: tuple[str, ...] = ()) -> str:
     """The `question_id` of what an uncased reader sees: equal where only white space, the form of
-    characters and case differ. For warnings: two such questions may be two."""
+    characters, case and what is not seen at all differ. For warnings: two such questions may be
+    two."""
     return question_id(_fold(text), tuple(_fold(choice) for choice in choices))
 
 
 def _fold(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    if not text.isascii():
+        seen = unicodedata.normalize("NFKC", text)
+        text = "".join(each for each in seen if unicodedata.category(each) != "Cf")
+    return " ".join(text.casefold().split())
 
 
 def canonical(answer: str, task: TaskSpec, question: Question) -> str | None:

@@ -3,6 +3,7 @@ is there."""
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any, NamedTuple
@@ -38,6 +39,7 @@ def iter_file_warnings(
         if overlap := count_shared_questions(training, rows):
             message = f"{overlap} {name} questions are also training questions"
             yield DataWarning(message, f"overlap-{name}", {"shared": overlap})
+    yield from _find_twins(training)
     yield from _find_half_questions(chain(training, *held_out.values()))
 
 
@@ -54,6 +56,30 @@ def _find_unseen_labels(spec: MethodSpec, training: Iterable[QuestionRow]) -> It
         "unseen-labels",
         {"unseen_labels": unseen[:MAX_SHOWN_LABELS], "unseen": len(unseen)},
     )
+
+
+def _find_twins(rows: Iterable[QuestionRow]) -> Iterator[DataWarning]:
+    """Two questions that an uncased reader takes for one may be two, in code and in formulas; with
+    two labels they are more often a mistake."""
+    index, count, first_pair = DuplicateIndex(), 0, ""
+    for row in rows:
+        checksum = zlib.crc32((row.question.label or "").encode())
+        compared = _get_comparison_id(row)
+        first = index.setdefault(compared, row.line_number, checksum)
+        if first != row.line_number and not index.has_checksum(compared, checksum):
+            count += 1
+            first_pair = first_pair or (
+                f"{row.unit}s {first} and {row.line_number}, "
+                f"{_shorten(row.question.text)!r} with the label {row.question.label!r}"
+            )
+    if count:
+        yield DataWarning(
+            f"{count} training questions differ from another one in white space, case or the form "
+            f"of characters alone and have another label (first: {first_pair}): if they are one "
+            "question, remove all but one",
+            "twin-questions",
+            {"twins": count},
+        )
 
 
 def _find_half_questions(rows: Iterable[QuestionRow]) -> Iterator[DataWarning]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from qcrd.errors import Invalid, UnreadableRecord
 
@@ -44,6 +44,7 @@ class StoredRecord(Record):
     schema_version: Annotated[str, AfterValidator(_check_major)] = SCHEMA_VERSION
 
 
+_VERSION = TypeAdapter(Annotated[str, AfterValidator(_check_major)])
 RecordT = TypeVar("RecordT", bound=BaseModel)
 
 
@@ -98,7 +99,11 @@ def parse_stored_record(record: type[RecordT], data: str | bytes, location: str)
     """Parse `data` that was stored at `location`; unknown fields are kept. `UnreadableRecord` for
     that of another major version, or damaged."""
     try:
-        return record.model_validate_json(data)
+        found_record = record.model_validate_json(data)
+        # A later release may give a version to what has none yet.
+        version = (found_record.model_extra or {}).get("schema_version", SCHEMA_VERSION)
+        _VERSION.validate_python(version)
+        return found_record
     except ValidationError as error:
         found = error.errors(include_input=False, include_url=False)
         first = next((one for one in found if one["loc"] == ("schema_version",)), found[0])

@@ -15,7 +15,7 @@ import asyncio
 import base64
 import hashlib
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -23,10 +23,26 @@ from typing import Any, Literal
 import yaml
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.responses import (
+    HTMLResponse,
+    JSONResponse,
+    RedirectResponse,
+    Response,
+    StreamingResponse,
+)
 from starlette.routing import Route
 
-Mood = Literal["gated", "limited", "proxy", "proxy_refuses", "silent", "down", "bad_token"]
+Mood = Literal[
+    *("gated", "limited", "proxy", "proxy_refuses", "silent", "down", "bad_token"),
+    *("drips", "other_json", "list", "null", "config_list"),
+]
+OTHER_JSON = {
+    "other_json": {"error": "login"},
+    "list": [],
+    "null": None,
+    "config_list": {"id": "x", "config": [1, 2]},
+}
+"""What a server that is no hub answers with status 200."""
 COMMIT = "c0ffee" + "0" * 34
 
 
@@ -239,6 +255,16 @@ async def _moody(mood: Mood, request: Request) -> Response:
             while not await request.is_disconnected():
                 await asyncio.sleep(0.05)
             return Response()
+        case "drips":
+
+            async def drip() -> AsyncIterator[bytes]:
+                for _ in range(10_000):
+                    yield b" "
+                    await asyncio.sleep(0.1)
+
+            return StreamingResponse(drip(), media_type="application/json")
+        case "other_json" | "list" | "null" | "config_list":
+            return JSONResponse(OTHER_JSON[mood])
         case "down":
             return Response("Bad gateway", 502)
         case "bad_token":

@@ -74,7 +74,9 @@ class FakeProvider:
     `unended` (the last line has no end), `html`, `empty`, `filtered`, `cut` (no finish reason),
     `redirect` (to `elsewhere`, if that is another server), `unlisted` (the key may not list
     models), `late` (an error after the stream has begun). `failures` are the answers to the next
-    requests. `requests` and `headers` are what came.
+    requests, or to those after `answers_before_failures`: JSON, the text of a page, or the bytes of
+    a stream. `usage_changes` are told in place of what it counts. `requests` and `headers` are what
+    came.
     """
 
     def __init__(
@@ -89,7 +91,9 @@ class FakeProvider:
         self.row, self.answer, self.reasons, self.quirk, self.key = row, answer, reasons, quirk, key
         self.requests: list[JSON] = []
         self.headers: list[dict[str, str]] = []
-        self.failures: list[tuple[int, JSON, dict[str, str]]] = []
+        self.failures: list[tuple[int, JSON | str | bytes, dict[str, str]]] = []
+        self.answers_before_failures = 0
+        self.usage_changes: JSON = {}
         self.answered = self.choices_given = 0
         self.elsewhere = ""
         self.prompt_tokens = self.completion_tokens = 0
@@ -154,9 +158,8 @@ class FakeProvider:
         self.headers.append(dict(request.headers))
         if (refused := self._check_access(request)) is not None:
             return refused
-        if self.failures:
-            status, told, headers = self.failures.pop(0)
-            return JSONResponse(told, status, headers)
+        if self.failures and self.answered >= self.answers_before_failures:
+            return _fail(*self.failures.pop(0))
         if (refusal := self._refuse(body, style)) is not None:
             return JSONResponse(refusal[1], refusal[0])
         if self.quirk == "html":
@@ -242,7 +245,15 @@ class FakeProvider:
             "completion_tokens": counted,
             "total_tokens": PROMPT_TOKENS + all_written,
             "prompt_tokens_details": {"cached_tokens": self.row.cached},
+            **self.usage_changes,
         }
+
+
+def _fail(status: int, told: JSON | str | bytes, headers: dict[str, str]) -> Response:
+    if isinstance(told, bytes):
+        return Response(told, status, headers, media_type="text/event-stream")
+    make = HTMLResponse if isinstance(told, str) else JSONResponse
+    return make(told, status, headers)
 
 
 def _as_json(text: str) -> str:

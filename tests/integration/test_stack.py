@@ -23,6 +23,7 @@ from redis.exceptions import AuthenticationError
 
 from qcrd.cli.stack import lifecycle as stack
 from qcrd.cli.stack.home import StackHome
+from tests.bare_base import save_bare_base
 
 COMMAND = (sys.executable, "-c", "from qcrd.cli.main import app; app()")
 WEB = 'web: python -m http.server --bind 127.0.0.1 --directory "${QCRD_DATA}" ${QCRD_API_PORT}\n'
@@ -42,13 +43,11 @@ class Machine:
         self.home = StackHome(folder / "home")
         self.procfile = folder / "Procfile"
         self.foreground_log = folder / "foreground.log"
-        models = folder / "models" / "all-MiniLM-L6-v2"
-        models.mkdir(parents=True)
-        (models / "config.json").write_text("{}")
+        save_bare_base(folder / "models" / "all-MiniLM-L6-v2")
         self.environment = os.environ | {
             "QCRD_HOME": str(self.home.root),
             "QCRD_PROCFILE": str(self.procfile),
-            "QCRD_MODELS_DIR": str(models.parent),
+            "QCRD_MODELS_DIR": str(folder / "models"),
         }
 
     def qcrd(self, *arguments: str) -> subprocess.CompletedProcess[str]:

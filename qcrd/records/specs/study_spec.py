@@ -36,9 +36,11 @@ class StudySpec(Record):
     """
 
     job: JobSpec
-    methods: tuple[Baseline | NamedRow | StudyMethod, ...]
+    methods: Annotated[tuple[Baseline | NamedRow | StudyMethod, ...], Field(max_length=MAX_JOBS)]
     """Rows of the table: a method, a named row, or a method with settings of its own."""
-    seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = (0,)
+    seeds: Annotated[
+        tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], Field(max_length=MAX_JOBS)
+    ] = (0,)
     baseline: str = Baseline.FINETUNE_EQUAL_COMPUTE.value
     """Name of the row that the others are tested against."""
     trials: Annotated[tuple[dict[str, Any], ...], Field(max_length=MAX_TRIALS)] = ()
@@ -65,7 +67,7 @@ class StudySpec(Record):
     @classmethod
     def parse_methods(cls, data: Any, info: ValidationInfo) -> Any:
         """What was stored may have fields of a later release; what a client sends may not."""
-        if not isinstance(data, (list, tuple)) or info.mode == "json":
+        if not isinstance(data, (list, tuple)) or info.mode == "json" or len(data) > MAX_JOBS:
             return data
         return tuple(_parse_method(f"methods.{index}", each) for index, each in enumerate(data))
 

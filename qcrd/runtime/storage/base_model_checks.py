@@ -44,7 +44,12 @@ def _inspect(folder: Path, _: FolderStamp) -> BaseModelInfo:
     return BaseModelInfo(config=config, problem=next(_find_problems(folder, config), None))
 
 
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "*.gguf")
+
+
 def _find_problems(folder: Path, config: dict[str, Any]) -> Iterator[str]:
+    if not any(next(folder.glob(pattern), None) for pattern in WEIGHTS):
+        yield "has a config.json and no weights (model.safetensors): fetch the model again"
     for path in sorted(folder.glob("*.safetensors")):
         yield from _check_weights(path)
     for name in _missing_shards(folder):

@@ -7,28 +7,35 @@ proxy that answers in the hub's place.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx2
 
 from qcrd.errors import NotFound, QcrdError, Transient
 
 MAX_REASON_CHARS = 200
+MAX_LOOKUPS = 16
+_lookups = threading.BoundedSemaphore(MAX_LOOKUPS)
+ResultT = TypeVar("ResultT")
 
 
 @dataclass(frozen=True)
 class ModelHub:
-    """The hub at `endpoint`, by default at HF_ENDPOINT. `timeout`: seconds that a look-up, which a
-    client waits for, may take; a download waits as long for each next piece of it as
+    """The hub at `endpoint`, by default at HF_ENDPOINT. `timeout`: seconds that a hub may be silent
+    in a look-up, which a client waits for, and `total_timeout` those that it may take in all,
+    redirects and retries included; a download waits as long for each next piece of it as
     HF_HUB_DOWNLOAD_TIMEOUT says. `cache_dir`: where downloads are kept, by default under
     HF_HOME."""
 
     endpoint: str | None = None
     timeout: float = 5.0
+    total_timeout: float = 15.0
     cache_dir: Path | None = None
 
     def fetch_config(self, name: str) -> Mapping[str, Any]:
@@ -41,11 +48,17 @@ class ModelHub:
 
         with _translate_errors(name):
             try:
-                return HfApi(self.endpoint).model_info(name, timeout=self.timeout).config or {}
+                found = call_within(
+                    self.total_timeout,
+                    lambda: HfApi(self.endpoint).model_info(name, timeout=self.timeout).config,
+                )
             except GatedRepoError:
                 return {}
             except OfflineModeIsEnabled as error:
                 raise make_unreachable_error("HF_HUB_OFFLINE is set") from error
+            if not isinstance(found, dict | None):
+                raise TypeError(f"a config that is a {type(found).__name__}")
+            return found or {}
 
     def download_snapshot(
         self, name: str, patterns: Sequence[str], *, revision: str | None = None
@@ -77,6 +90,27 @@ class ModelHub:
             return False
 
 
+def call_within(seconds: float, call: Callable[[], ResultT]) -> ResultT:
+    """What `call` returns or raises; `Transient` when it takes longer, as each read of a hub that
+    drips is in time. What is late goes on in a thread of its own, of which there are not many."""
+    if not _lookups.acquire(blocking=False):
+        raise make_unreachable_error(f"{MAX_LOOKUPS} look-ups are waiting for it already")
+    outcome: Future[ResultT] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(call())
+        except BaseException as error:
+            outcome.set_exception(error)
+        finally:
+            _lookups.release()
+
+    threading.Thread(target=run, name="hub", daemon=True).start()
+    if not wait([outcome], timeout=seconds).done:
+        raise make_unreachable_error(f"no whole answer within {seconds:.0f} s")
+    return outcome.result()
+
+
 def make_unreachable_error(reason: str) -> Transient:
     return Transient(f"the hub cannot be reached ({reason})", code="hub_unavailable")
 
@@ -106,6 +140,10 @@ def _translate_errors(name: str) -> Iterator[None]:
         yield
     except (httpx2.HTTPError, OSError, ValueError) as error:
         raise _classify(name, error) from error
+    except (AttributeError, LookupError, TypeError) as error:
+        # The hub's client takes any JSON for the hub's: this is another server's.
+        reason = f"what answers in its place describes no model: {type(error).__name__} {error}"
+        raise make_unreachable_error(reason[:MAX_REASON_CHARS]) from error
 
 
 def _classify(name: str, error: Exception) -> QcrdError:

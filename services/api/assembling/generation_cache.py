@@ -155,13 +155,21 @@ class GenerationCache:
         self._buffer.add(self._buffer_name, payloads, account)
 
     def flush(self) -> None:
-        """Move the buffer into a shard. Two jobs at once write it twice and lose nothing."""
+        """Move the buffer into a shard. Two jobs at once write it twice and lose nothing. What this
+        release cannot read is paid all the same and stays where a later one finds it."""
         pending = self._buffer.read_all(self._buffer_name)
         if not pending:
             return
         content = keys.digest(*(pending[key] for key in sorted(pending)))
         shard = keys.generation_shard_key(self._teacher, self._sampling, content)
-        parsed = (self._parse_pending(key, pending[key]) for key in sorted(pending))
-        write_lines(self._store, shard, (one for one in parsed if one is not None))
-        self._buffer.remove(self._buffer_name, pending)
-        self._index.add(shard, pending)
+        flushed = list[str]()
+
+        def parse_pending() -> Iterator[Generation]:
+            for key in sorted(pending):
+                if (found := self._parse_pending(key, pending[key])) is not None:
+                    flushed.append(key)
+                    yield found
+
+        write_lines(self._store, shard, parse_pending())
+        self._buffer.remove(self._buffer_name, flushed)
+        self._index.add(shard, flushed)

@@ -9,6 +9,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 
+MAX_MESSAGES = 2048
+"""OpenAI refuses longer conversations too."""
+MAX_PROMPTS = 2048
 Outputs = Annotated[int, Field(ge=2, le=32)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 
@@ -74,7 +77,7 @@ class ChatCompletionRequest(CommonCompletionRequest):
     `answered_by` says who did.
     """
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
     max_completion_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     n: Annotated[int, Field(ge=1, le=128)] | None = None
     logprobs: bool | None = None
@@ -97,7 +100,7 @@ class ChatCompletionRequest(CommonCompletionRequest):
 class CompletionRequest(CommonCompletionRequest):
     """The prompt goes to the student as it is, without the prefix and suffix of its training."""
 
-    prompt: str | Annotated[list[str], Field(min_length=1)]
+    prompt: str | Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS)]
     n: Annotated[int, Field(ge=1, le=128)] | None = None
     best_of: Annotated[int, Field(ge=1, le=128)] | None = None
     echo: bool | None = None

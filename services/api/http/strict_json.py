@@ -8,8 +8,10 @@ from typing import Any
 from qcrd.errors import Invalid
 from qcrd.runtime.data_files.json_decoder import DECODER
 
-MAX_CONTAINERS = 100_000
-"""Lists and objects in one body: 8 MB of empty ones, where 4 MiB of text could make 300."""
+MAX_CONTAINERS = 20_000
+"""Lists and objects in one body: 2 MB of empty ones, where 4 MiB of text could make 300."""
+MAX_VALUES = 100_000
+"""Values in one body, each of which takes a microsecond of every other client's time."""
 MAX_DEPTH = 64
 """Levels; a job's spec has eight."""
 MAX_KEY_LENGTH = 500
@@ -44,10 +46,13 @@ def parse_json(body: bytes) -> Any:
 def _check_value(value: Any) -> None:
     """Check the whole value, without recursion, which a deep one would exhaust."""
     stack: list[tuple[JsonPath, Any, int]] = [(None, value, 1)]
+    n_values = 0
     while stack:
         path, item, depth = stack.pop()
         if depth > MAX_DEPTH:
             raise _make_parse_error(f"nested deeper than {MAX_DEPTH} levels")
+        if isinstance(item, dict | list) and (n_values := n_values + len(item)) > MAX_VALUES:
+            raise _make_parse_error(f"more than {MAX_VALUES} values")
         if isinstance(item, dict):
             for name in item:
                 _check_key(name, path)

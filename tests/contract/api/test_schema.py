@@ -16,6 +16,7 @@ import pytest
 from hypothesis import settings
 
 from qcrd.runtime.settings import RedisSettings, StoreSettings
+from tests.bare_base import save_bare_base
 from tests.conftest import free_ports
 
 ROOT = Path(__file__).parents[3]
@@ -36,8 +37,7 @@ KEY = "sk-of-the-schema-test"
 def url(
     redis_settings: RedisSettings, fresh_s3_settings: StoreSettings, tmp_path: Path
 ) -> Iterator[str]:
-    (tmp_path / "models/tiny").mkdir(parents=True)
-    (tmp_path / "models/tiny/config.json").write_text("{}")
+    save_bare_base(tmp_path / "models/tiny")
     port = free_ports(1)[0]
     environment = {
         "PATH": "/usr/bin:/bin",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from qcrd.records.job import Job, JobStatus, Stage
+from qcrd.records.job import Job, JobStatus, Stage, Usage
 from services.api.assembling.teacher.make_client import make_teacher_client
 from services.api.assembling.teacher.openai.connection import make_openai_client
 from services.api.settings import TeacherConfig
@@ -266,6 +267,70 @@ def test_bad_weather_is_waited_for(status: int, provide: Provide) -> None:
     provider.failures = [(status, make_error("loading"), {"retry-after": date})] * 2
     job = run(here)
     assert (job.stage, job.failure) == (Stage.TRAINING, None)
+
+
+OVERLOADED = {"error": {"message": "Provider overloaded", "code": 502}}
+
+
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [
+        (200, "<html>We are back in a minute</html>"),
+        (200, {"error": {"message": "Overloaded", "code": 529}}),
+        (200, b"data: " + json.dumps(OVERLOADED).encode() + b"\n\n"),
+    ],
+    ids=["page", "json", "event"],
+)
+def test_a_bad_moment_of_a_server_that_has_answered_costs_nothing(
+    status: int, told: Any, provide: Provide
+) -> None:
+    here, provider = provide(BY_NAME["openai"])
+    provider.failures = [(status, told, {})] * 5
+    provider.answers_before_failures = 1
+    job = run(here)
+    assert (job.stage, job.failure) == (Stage.TRAINING, None)
+    assert job.usage.uncertain == 0
+    assert job.usage.teacher_completion_tokens == provider.completion_tokens
+
+
+def test_a_firewall_s_refusal_of_one_question_is_not_the_key_s(provide: Provide) -> None:
+    here, provider = provide(BY_NAME["openai"])
+    provider.failures = [(403, "<html>blocked</html>", {})]
+    provider.answers_before_failures = 1
+    job = run(here)
+    assert (job.stage, job.failure) == (Stage.TRAINING, None)
+    assert here.manifest(job).counts.outputs == SAMPLES * (QUESTIONS - 1)
+    assert "a firewall before" in told(here, job)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"prompt_tokens": 10.7, "completion_tokens": 1e30},
+        {"prompt_tokens": -500, "completion_tokens": -500, "total_tokens": -1000},
+        {"prompt_tokens": "10", "completion_tokens": "12", "prompt_tokens_details": "none"},
+        {"completion_tokens": True, "total_tokens": [1]},
+    ],
+    ids=["fractions", "negative", "texts", "others"],
+)
+def test_a_usage_that_counts_nothing_is_estimated(
+    changes: dict[str, Any], provide: Provide
+) -> None:
+    here, provider = provide(BY_NAME["openai"])
+    provider.usage_changes = changes
+    job = run(here)
+    assert (job.stage, job.failure) == (Stage.TRAINING, None)
+    usage = Usage.model_validate_json(job.usage.model_dump_json())
+    assert usage.estimated
+    assert usage.teacher_prompt_tokens > 0
+    assert provider.completion_tokens <= usage.teacher_completion_tokens < 10_000
+
+
+def test_an_answer_without_end_is_not_read_to_its_end(provide: Provide) -> None:
+    """And what it counts as is near what was asked for, not all that a server sends."""
+    here, _ = provide(BY_NAME["silent"], answer=lambda prompt, seed: "x " * 500_000)
+    job = run(here, count=1, n=1, max_new_tokens=16)
+    assert job.usage.teacher_completion_tokens < 10_000
 
 
 def test_too_long_a_prompt_is_left_out_and_told(provide: Provide) -> None:

@@ -33,6 +33,7 @@ from qcrd.runtime.redis.connection import connect_redis
 from qcrd.runtime.settings import RedisSettings, StoreSettings
 from qcrd.runtime.storage.s3 import S3Store
 from qcrd.runtime.storage.store import read_lines, read_object, read_record
+from tests.bare_base import save_bare_base
 from tests.conftest import free_ports
 from tests.fakes.scripted_teacher import ScriptedTeacher
 from tests.secrets import dumped, found_in
@@ -79,8 +80,7 @@ def stack(
     redis_url: str, s3_settings: StoreSettings, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Stack]:
     folder = tmp_path_factory.mktemp("gateway")
-    (folder / "models/tiny").mkdir(parents=True)
-    (folder / "models/tiny/config.json").write_text("{}")
+    save_bare_base(folder / "models/tiny")
     teacher = ScriptedTeacher(adds, delay=0.02)
     settings = s3_settings.model_copy(update={"bucket": "test-gateway"})
     port = free_ports(1)[0]

@@ -21,6 +21,7 @@ from qcrd.runtime.storage.store import MemoryStore, write_record
 from services.api.app import create_app
 from services.api.dependencies import GatewaySettings
 from services.api.settings import ApiSettings, FileSettings, TeacherSettings
+from tests.bare_base import save_bare_base
 
 TASK = {"task": {"answer": "number"}}
 
@@ -40,8 +41,7 @@ class Here:
         teachers: TeacherSettings | None = None,
     ) -> None:
         self.models = models
-        (models / "tiny").mkdir(parents=True)
-        (models / "tiny/config.json").write_text("{}")
+        save_bare_base(models / "tiny")
         self.store, self.jobs = MemoryStore(), MemoryJobStore()
         self.events, self.queue = MemoryEventLog(), MemoryJobQueue()
         settings = GatewaySettings(

@@ -17,6 +17,7 @@ from qcrd.runtime import keys
 from qcrd.runtime.jobs.finalize import finalize
 from services.api.jobs.checks.unsupported_models import UNSUPPORTED_MODEL_TYPES
 from services.api.settings import ApiSettings, TeacherSettings
+from tests.bare_base import save_bare_base
 from tests.unit.api.gateway_client import ABSENT, TASK, Here, lines, published, refused, sums
 
 pytestmark = pytest.mark.usefixtures("without_a_hub")
@@ -326,8 +327,7 @@ def test_a_base_whose_config_is_broken_is_refused(here: Here, tmp_path: Path, te
 
 
 def write_config(folder: Path, text: str) -> None:
-    (folder / "models/other").mkdir()
-    (folder / "models/other/config.json").write_text(text)
+    save_bare_base(folder / "models/other", text)
 
 
 def test_what_is_refused_has_no_head_in_transformers_either() -> None:

@@ -13,6 +13,7 @@ import httpx2
 from huggingface_hub import TextGenerationInputGrammarType, set_async_client_factory
 
 from qcrd.errors import QcrdError
+from qcrd.records.teachers.token_counts import read_token_count
 from qcrd.runtime.keys import digest
 from services.api.assembling.sampling_plan import PromptRequest, SamplingParams
 from services.api.assembling.teacher.client_pool import READ_TIMEOUT_SECONDS, ClientPool
@@ -214,7 +215,8 @@ class TgiClient:
 
     async def _make_completion(self, prompt: str, last: Any) -> Completion:
         """Older TGI servers, and upstreams behind a teacher, leave counts out."""
-        prompt_tokens, completion_tokens = last.details.input_length, last.details.generated_tokens
+        prompt_tokens = read_token_count(last.details.input_length)
+        completion_tokens = read_token_count(last.details.generated_tokens)
         is_estimated = None in (prompt_tokens, completion_tokens)
         if prompt_tokens is None:
             prompt_tokens = await self._token_estimator.count(prompt)

@@ -13,13 +13,21 @@ its lease writes the same value there.
 from __future__ import annotations
 
 import json
+import logging
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Self
 
+from qcrd.errors import UnreadableRecord
 from qcrd.records.job import Job, Usage
 from qcrd.runtime.redis.generation_buffer import AccountUpdate, GenerationBuffer
 from services.api.settings import TeacherConfig
+
+log = logging.getLogger(__name__)
+
+SHARD_PREFIX = "shard-"
+"""Of the names of batches' shards, by which their fields are told from those of leases."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +75,17 @@ class Tokens:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        prompt, completion, estimated, *more = json.loads(text)
-        cached, *batched = more or [0]
-        return cls(prompt, completion, bool(estimated), cached, _read_batched(batched))
+        """`UnreadableRecord` for what is damaged. What a later release wrote behind the known
+        numbers is not read."""
+        try:
+            numbers = json.loads(text)
+            if not all(type(number) is int and number >= 0 for number in numbers):
+                raise ValueError("not all are counts")
+            prompt, completion, estimated, *more = numbers
+            cached, *batched = more or [0]
+            return cls(prompt, completion, bool(estimated), cached, _read_batched(batched))
+        except (TypeError, ValueError) as error:
+            raise UnreadableRecord(f"the tokens {text[:80]!r} cannot be read: {error}") from error
 
 
 def _add_batched(one: tuple[int, int, int], other: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -77,13 +93,14 @@ def _add_batched(one: tuple[int, int, int], other: tuple[int, int, int]) -> tupl
 
 
 def _read_batched(values: list[int]) -> tuple[int, int, int]:
-    prompt, completion, cached = values or (0, 0, 0)
+    prompt, completion, cached, *_ = values or (0, 0, 0)
     return prompt, completion, cached
 
 
+FIELD_NAME = re.compile(
+    rf"spent:(?:\d+|{SHARD_PREFIX}.+)|uncertain:\d+|open:\d+:(?:\d+|{SHARD_PREFIX}.+)"
+)
 NOTHING = Tokens()
-SHARD_PREFIX = "shard-"
-"""Of the names of batches' shards, by which their fields are told from those of leases."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +120,7 @@ class TokenAccount:
         self._buffer = buffer
         self._job_id = job.id
         self._lease = job.lease.token
-        fields = buffer.read_account(job.id)
+        fields = _select_readable(buffer.read_account(job.id), job.id)
         self.is_new = not fields
         self._shards = _take_open_shards(fields)
         self.shard_count = len(self._shards) + sum(
@@ -242,6 +259,21 @@ class TokenAccount:
 
 def delete_account(buffer: GenerationBuffer, job_id: str) -> None:
     buffer.update_account(AccountUpdate(job_id, removed=tuple(buffer.read_account(job_id))))
+
+
+def _select_readable(fields: dict[str, str], job_id: str) -> dict[str, str]:
+    """Those whose name and tokens this release knows: a later one may keep more here."""
+    readable = {}
+    for name, text in fields.items():
+        if FIELD_NAME.fullmatch(name) is None:
+            continue
+        try:
+            Tokens.parse(text)
+        except UnreadableRecord as error:
+            log.error("job %s: its account's field %s is left out: %s", job_id, name, error)
+        else:
+            readable[name] = text
+    return readable
 
 
 def _get_open_name(shard: str) -> str:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+from qcrd.records.teachers.token_counts import read_token_count
 from services.teacher.engines.base import (
     UNKNOWN_TOKEN_ID,
     EngineFinishReason,
@@ -129,9 +130,7 @@ class ChoiceParser:
 
     def parse_count(self, usage: JSON) -> int | None:
         """Its tokens in `usage`; 0 only where it wrote nothing, None where they are not told."""
-        count = usage.get("completion_tokens")
-        if not isinstance(count, int) or count < 0:
-            return None
+        count = read_token_count(usage.get("completion_tokens"))
         return None if count == 0 and self.paid_text else count
 
     def finish(self, counts: JSON) -> list[Token]:

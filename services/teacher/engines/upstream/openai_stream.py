@@ -9,6 +9,7 @@ from itertools import accumulate, pairwise
 
 import httpx2
 
+from qcrd.records.teachers.token_counts import read_token_count
 from services.teacher.engines.base import Token, ValidGenerateRequest
 from services.teacher.engines.upstream.openai_choice import ChoiceParser
 from services.teacher.engines.upstream.token_counts import TokenCounter
@@ -60,7 +61,8 @@ class OpenAIStreamParser:
                     self._last_ended = index
                 for token in self.choices[index].feed(choice):
                     yield index, token
-        usage = event.get("usage")
+        told = event.get("usage")
+        usage: JSON = told if isinstance(told, dict) else {}
         if usage and len(fed) == 1 < len(self.choices):
             fed[0].usage = usage
         elif usage:
@@ -142,7 +144,7 @@ def _get_told_counts(ended: Sequence[ChoiceParser], usages: Sequence[JSON]) -> l
 def _sum_details(usages: Sequence[JSON]) -> JSON:
     """Cached and reasoning tokens of a whole answer, where they are told; the prompt is one."""
     cached, reasoning = (
-        [count for usage in usages if isinstance(count := (usage.get(part) or {}).get(name), int)]
+        [count for usage in usages if (count := _read_detail(usage, part, name)) is not None]
         for part, name in (
             ("prompt_tokens_details", "cached_tokens"),
             ("completion_tokens_details", "reasoning_tokens"),
@@ -154,8 +156,13 @@ def _sum_details(usages: Sequence[JSON]) -> JSON:
     }
 
 
+def _read_detail(usage: JSON, part: str, name: str) -> int | None:
+    details = usage.get(part)
+    return read_token_count(details.get(name)) if isinstance(details, dict) else None
+
+
 def _parse_count(value: object) -> int | None:
-    return value if isinstance(value, int) and value > 0 else None
+    return read_token_count(value) or None
 
 
 def apportion(total: int, chunks: Sequence[int]) -> list[int]:

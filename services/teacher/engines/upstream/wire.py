@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx2
 
+from qcrd.records.teachers.token_counts import read_token_count
 from services.teacher.engines.base import (
     EngineFinishReason,
     Token,
@@ -165,8 +166,8 @@ async def parse_tgi_stream(stream: AsyncIterator[JSON]) -> AsyncGenerator[Token,
         yield replace(
             token,
             finish_reason=parse_finish_reason(details.get("finish_reason")),
-            generated_tokens=details.get("generated_tokens"),
-            prompt_tokens=details.get("input_length"),
+            generated_tokens=read_token_count(details.get("generated_tokens")),
+            prompt_tokens=read_token_count(details.get("input_length")),
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
@@ -168,3 +169,18 @@ def test_what_could_not_be_read_whole_is_looked_for_again() -> None:
     assert make_cache(newer).find_many(["b"]) == {}
     newer.put(foreign, zstandard.compress(f"{generation('b').model_dump_json()}\n".encode()))
     assert set(make_cache(newer).find_many(["b"])) == {"b"}, "it was not indexed without it"
+
+
+def test_a_paid_answer_that_this_release_cannot_read_is_kept_for_the_one_that_wrote_it() -> None:
+    store, buffer = MemoryStore(), MemoryGenerationBuffer()
+    cache = GenerationCache(store, buffer, teacher="t", sampling="s")
+    later = json.loads(generation("b").model_dump_json())
+    unread = {
+        "b": json.dumps({**later, "text": {"parts": ["it swims"]}}),
+        "c": json.dumps({**later, "key": "c", "schema_version": "2.0"}),
+    }
+    buffer.add("t/s", {"a": generation("a").model_dump_json(), **unread})
+    cache.flush()
+    assert buffer.read_all("t/s") == unread
+    assert cache.find_many(["a", "b", "c"]) == {"a": generation("a")}
+    assert {"generation b", "generation c"} <= store.unreadable.reasons().keys()

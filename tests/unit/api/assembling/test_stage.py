@@ -594,6 +594,20 @@ def test_a_label_that_training_never_shows_is_told_before_anything_is_paid(
     assert "'fruit', 'tool'" in first.message
 
 
+@pytest.mark.parametrize("space", ["  ", "\u200b ", "\u00ad "])
+def test_a_question_in_another_dress_with_another_label_is_named(
+    bench: MakeBench, space: str
+) -> None:
+    here = bench()
+    training = [{"question": f"What is {i} plus 1?", "label": "1"} for i in range(2)]
+    twin = {"question": f"What{space}is 0 plus 1?", "label": "2"}
+    same = {"question": "WHAT IS 1 PLUS 1?", "label": "1"}
+    job = here.run(here.job(here.file([*training, twin, same]), kind="finetune"))
+    (said,) = [each for each in here.said(job) if "another label" in each]
+    assert "1 training questions differ" in said
+    assert "lines 1 and 3" in said
+
+
 def test_questions_in_another_dress_are_shared_questions(bench: MakeBench) -> None:
     here = bench()
     training = here.file([{"question": f"What is {i} plus 1?", "label": "1"} for i in range(3)])

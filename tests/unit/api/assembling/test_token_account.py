@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from qcrd.records.job import Usage
 from qcrd.records.specs.spec import Budget
-from qcrd.runtime.redis.generation_buffer import MemoryGenerationBuffer
+from qcrd.runtime.redis.generation_buffer import AccountUpdate, MemoryGenerationBuffer
 from services.api.assembling.tokens.token_account import (
     Reservation,
     TokenAccount,
@@ -205,6 +205,26 @@ def test_what_earlier_releases_wrote_is_read() -> None:
     assert Tokens.parse("[1, 2, 0]") == Tokens(1, 2)
     assert Tokens.parse("[3, 2, 1, 2]") == Tokens(3, 2, estimated=True, cached=2)
     assert Tokens(3, 2, estimated=True, cached=2).dump() == "[3, 2, 1, 2]"
+
+
+def test_what_a_later_release_wrote_or_is_damaged_stops_nobody() -> None:
+    buffer, job = MemoryGenerationBuffer(), a_job(lease=2)
+    fields = {"spent:1": "[3, 2, 0, 1, 0, 0, 0, 9]", "uncertain:1": "[1, 1, 0]"}
+    others = {
+        "schema_version": "1.1",
+        "novel": "x",
+        "spent:9": "{{",
+        "spent:8": "[-1, 2, 0]",
+        "spent:7": "[1.5, 2, 0]",
+        "open:1:x": "[1, 2, 0]",
+    }
+    buffer.update_account(AccountUpdate(job.id, fields | others))
+    account = TokenAccount(buffer, job)
+    assert account.spent == Tokens(3, 2, cached=1)
+    assert account.uncertain == Tokens(1, 1)
+    account.settle(account.reserve(Tokens(1, 1)), spent=Tokens(1, 1))
+    account.flush()
+    assert others.items() <= buffer.read_account(job.id).items()
 
 
 def test_an_attempt_that_runs_again_forgets_nothing_of_its_first_run() -> None:

@@ -226,6 +226,7 @@ def test_an_error_without_words_is_one_too(gateway: Gateway, body: bytes) -> Non
     ("changes", "param"),
     [
         ({"messages": []}, "messages"),
+        ({"messages": [{"role": "user", "content": "x"}] * 2049}, "messages"),
         ({"messages": "hi"}, "messages"),
         ({"temperature": "0.5"}, "temperature"),
         ({"temperature": 3}, "temperature"),

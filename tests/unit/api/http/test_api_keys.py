@@ -25,6 +25,7 @@ from services.api.app import create_app
 from services.api.dependencies import GatewaySettings
 from services.api.http.access.api_keys import ApiKeyStore, read_keys
 from services.api.settings import ApiSettings, FileSettings, TeacherSettings
+from tests.bare_base import save_bare_base
 from tests.unit.api.gateway_client import TASK, Here, lines, refused, sums
 
 pytestmark = pytest.mark.usefixtures("without_a_hub")
@@ -43,8 +44,7 @@ def write(file: Path, *entries: dict[str, Any]) -> None:
 
 class Site:
     def __init__(self, folder: Path, *entries: dict[str, Any]) -> None:
-        (folder / "models/tiny").mkdir(parents=True)
-        (folder / "models/tiny/config.json").write_text("{}")
+        save_bare_base(folder / "models/tiny")
         self.file = folder / "keys.json"
         write(self.file, *entries)
         self.jobs = MemoryJobStore()

@@ -41,7 +41,8 @@ def here(tmp_path: Path) -> Here:
         (b"[" * 100_000, "broken_json", None),
         (b"[" * 100 + b"]" * 100, "broken_json", None),
         (b'{"a":' * 900 + b"1" + b"}" * 900, "broken_json", None),
-        (b"[" + b"[]," * 100_001 + b"1]", "broken_json", None),
+        (b"[" + b"[]," * 20_001 + b"1]", "broken_json", None),
+        (b"[" + b"1," * 100_001 + b"1]", "broken_json", None),
         (b"{", "broken_json", None),
     ],
 )

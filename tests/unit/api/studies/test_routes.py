@@ -62,6 +62,17 @@ def get(here: Here, study_id: str) -> dict[str, Any]:
     return dict(here.client.get(f"/v1/studies/{study_id}").json())
 
 
+@pytest.mark.parametrize(
+    ("changes", "param"),
+    [({"seeds": list(range(30_000))}, "seeds"), ({"methods": ["qcrd"] * 30_000}, "methods")],
+)
+def test_a_study_without_bounds_is_refused_at_once(
+    here: Here, changes: dict[str, Any], param: str
+) -> None:
+    answer = here.client.post("/v1/studies", json=study_body(here) | changes)
+    assert "at most 256" in refused(answer, 400, "invalid_value", param)
+
+
 def assemble_all(here: Here) -> None:
     """Run what is queued, as the gateway's worker would; nobody is asked."""
     deps = WorkerDeps(here.jobs, here.events, here.store, here.queue)

@@ -52,6 +52,11 @@ def test_weights_that_are_cut_off_are_named(base: Path, kept: int) -> None:
     assert "cut off or damaged" in (inspect_base_model(base).problem or "")
 
 
+def test_a_base_without_weights_is_named(base: Path) -> None:
+    (base / "model.safetensors").unlink()
+    assert "no weights (model.safetensors)" in (inspect_base_model(base).problem or "")
+
+
 def test_a_shard_that_is_not_there_is_named(base: Path) -> None:
     index = {"weight_map": {"a": "model-00001-of-00002.safetensors"}}
     (base / "model.safetensors.index.json").write_text(json.dumps(index))

@@ -100,6 +100,23 @@ def test_what_may_pass_is_no_answer_about_the_model(
         hub.download_snapshot(NAME, ["*.json"])
 
 
+@pytest.mark.parametrize("mood", ["other_json", "list", "null", "config_list"])
+def test_json_that_describes_no_model_comes_from_no_hub(
+    hub: ModelHub, fake: FakeHub, mood: Mood
+) -> None:
+    fake.moods[NAME] = mood
+    with pytest.raises(Transient, match="the hub cannot be reached"):
+        hub.fetch_config(NAME)
+
+
+def test_no_look_up_waits_for_a_hub_that_drips(hub: ModelHub, fake: FakeHub) -> None:
+    fake.moods[NAME] = "drips"
+    with pytest.raises(Transient, match="no whole answer within"):
+        replace(hub, total_timeout=0.5).fetch_config(NAME)
+    fake.moods.clear()
+    assert hub.fetch_config(NAME)
+
+
 def test_a_gated_model_is_there_but_its_files_are_not_to_be_had(
     hub: ModelHub, fake: FakeHub
 ) -> None:

@@ -29,6 +29,7 @@ from services.api.assembling.teacher.teacher_errors import (
 )
 
 FILTER_PATTERN = re.compile(r"content[_ ](?:filter|management)|safety|moderation", re.IGNORECASE)
+OVERLOADED_CODES = frozenset({"429", "503", "529", "rate_limit_exceeded", "overloaded_error"})
 UNAVAILABLE = "currently unavailable"
 """Of xAI's code under status 200 for a server that has no room."""
 KEY_PATTERN = re.compile(
@@ -100,13 +101,18 @@ def make_stream_error(label: str, told: ServerError) -> QcrdError:
     is_too_long = told.code == "context_length_exceeded" or TOO_LONG_PATTERN.search(told.message)
     if is_too_long or told.code in ("400", "413", "422"):
         return _make_refusal(label, told)
-    if told.code in ("429", "rate_limit_exceeded", "overloaded_error") or UNAVAILABLE in told.code:
+    if told.code in OVERLOADED_CODES or UNAVAILABLE in told.code or _is_overload(told):
         return TeacherOverloaded(f"{label} is overloaded")
     if told.code == "content_filter":
         return _make_refusal(label, told)
-    if told.code in ("502", "503", "504"):
+    if told.code in ("502", "504"):
         return TeacherUnreachable(f"{label} lost its own server: {told.message}")
     return make_generation_error(label, told.message)
+
+
+def _is_overload(told: ServerError) -> bool:
+    """Of a gateway that hands on what the server behind it says: it has generated nothing."""
+    return told.code in ("502", "500") and "overloaded" in told.message.lower()
 
 
 def _has_no_credit(told: ServerError) -> bool:

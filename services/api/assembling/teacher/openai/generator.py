@@ -18,12 +18,12 @@ from services.api.assembling.teacher.openai.stream import StreamedAnswer, build_
 from services.api.assembling.teacher.prompt_refused import PromptRefused
 from services.api.assembling.teacher.request_cost import track_cost
 from services.api.assembling.teacher.teacher_client import StreamProgress
-from services.api.assembling.teacher.teacher_errors import (
-    TeacherUnreachable,
-)
+from services.api.assembling.teacher.teacher_errors import TeacherUnreachable
 from services.api.assembling.tokens.token_counts import TokenEstimator
 
 STREAM_TYPE = "text/event-stream"
+CHARACTERS_PER_TOKEN, SLACK_CHARACTERS = 64, 4096
+"""An answer of more is not held to its limit by the server, and is not read on."""
 
 
 def build_body(model: str, prompt: TeacherPrompt) -> dict[str, Any]:
@@ -35,6 +35,14 @@ def build_body(model: str, prompt: TeacherPrompt) -> dict[str, Any]:
         # A field of our own teacher server; other servers are given no grammar.
         body["grammar"] = {"type": "regex", "value": prompt.grammar}
     return body
+
+
+def _count_characters(max_new_tokens: int) -> int:
+    return max_new_tokens * CHARACTERS_PER_TOKEN + SLACK_CHARACTERS
+
+
+def _is_json(error: openai.APIStatusError) -> bool:
+    return "json" in error.response.headers.get("content-type", "")
 
 
 class OpenAIGenerator:
@@ -74,24 +82,39 @@ class OpenAIGenerator:
         request = request.split(self.support.max_choices)[0]
         fields = self.support.build_fields(request, sampling)
         try:
-            await self._stream_answer(request, fields, progress)
+            await self._stream_answer(request, sampling, fields, progress)
         except openai.APIStatusError as error:
             told = parse_error(error, self._secrets)
+            if error.status_code == 403 and self.support.is_settled and not _is_json(error):
+                raise PromptRefused(
+                    f"a firewall before {self._label} refuses a prompt (status 403, "
+                    f"{error.response.headers.get('content-type', 'no content type')}), and has "
+                    "let others pass with the same key",
+                    "refused",
+                ) from error
             if not self.support.learn_refusal(error.status_code, told, fields):
                 raise
             return False
         return True
 
     async def _stream_answer(
-        self, request: PromptRequest, fields: dict[str, Any], progress: StreamProgress
+        self,
+        request: PromptRequest,
+        sampling: SamplingParams,
+        fields: dict[str, Any],
+        progress: StreamProgress,
     ) -> None:
         answer = StreamedAnswer()
+        most_characters = len(request.samples) * _count_characters(sampling.max_new_tokens)
         stream = await self._open_stream(request, fields)
         try:
             await self._check_media_type(stream.response)
             async for chunk in stream:
                 answer.add(chunk)
                 progress.streamed_tokens = answer.chunks
+                if answer.characters > most_characters:
+                    answer.cut()
+                    break
                 if len(answer.choices) >= len(request.samples):
                     self.support.settle()
         finally:
@@ -122,6 +145,12 @@ class OpenAIGenerator:
         if media_type.startswith("application/json"):  # an error under status 200, as xAI has it
             told = parse_body(await response.aread(), self._secrets)
             raise make_stream_error(self._label, told)
+        if self.support.is_settled:  # it has answered before: a page of its maintenance
+            away = TeacherUnreachable(
+                f"{self._label} answers with {media_type or 'nothing'} and not with a stream"
+            )
+            away.was_reached = False
+            raise away
         raise QcrdError(
             f"{self._label} answers with {media_type or 'nothing'} and not with a stream of "
             "events: no OpenAI-compatible server is at `url` in the setting QCRD_TEACHERS, or "

@@ -61,7 +61,8 @@ class ParameterSupport:
         # Every server knows it, but for OpenAI's newer models.
         self._limit = "max_completion_tokens" if "max_tokens" in self._left_out else "max_tokens"
         self._tell_known(left_out)
-        self._is_settled = False
+        self.is_settled = False
+        """Whether an answer has begun since: address, key and parameters are right."""
         self._lock = asyncio.Lock()
         self._refusal: QcrdError | None = None
 
@@ -69,11 +70,11 @@ class ParameterSupport:
     async def take_turn(self) -> AsyncIterator[None]:
         """Requests go one by one until the first has its answer, so that all of a round do not meet
         the same refusal. One that asking again cannot help is raised for those that waited too."""
-        if self._is_settled:
+        if self.is_settled:
             yield
             return
         await self._lock.acquire()
-        if self._is_settled:  # while this one waited
+        if self.is_settled:  # while this one waited
             self._lock.release()
             yield
             return
@@ -86,7 +87,7 @@ class ParameterSupport:
                 self._refusal = error
             raise
         finally:
-            if not self._is_settled:
+            if not self.is_settled:
                 self._lock.release()
 
     @property
@@ -96,8 +97,8 @@ class ParameterSupport:
 
     def settle(self) -> None:
         """An answer has begun, so what is sent is taken: those that wait for their turn may go."""
-        if not self._is_settled:
-            self._is_settled = True
+        if not self.is_settled:
+            self.is_settled = True
             self._lock.release()  # only the request whose turn it is can come here
 
     def build_fields(self, request: PromptRequest, sampling: SamplingParams) -> dict[str, Any]:

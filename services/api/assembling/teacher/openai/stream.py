@@ -7,12 +7,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from qcrd.method.reasoning import join_reasoning
+from qcrd.records.teachers.token_counts import read_token_count
 from services.api.assembling.teacher.teacher_client import Completion
 from services.api.assembling.tokens.token_account import Tokens
 from services.api.assembling.tokens.token_counts import TokenEstimator
 
 FAILED_REASONS = frozenset({"content_filter", "error", "insufficient_system_resource"})
 """Of a choice that is no answer: a filter, OpenRouter's provider, DeepSeek's machines."""
+MAX_CHARACTERS = 2**20
+"""Kept of a choice: the longest answer that a spec asks for has fewer."""
 
 
 @dataclass
@@ -22,6 +25,7 @@ class StreamedChoice:
     finish_reason: str | None = None
     chunks: int = 0
     """Chunks with text: no fewer tokens than these were written."""
+    characters: int = 0
 
     @property
     def text(self) -> str:
@@ -38,8 +42,9 @@ class StreamedChoice:
         refusal = getattr(delta, "refusal", None)
         for text, pieces in ((reasoning, self.reasoning), (reply or refusal, self.reply)):
             if isinstance(text, str) and text:
-                pieces.append(text)
+                pieces.append(text[: max(0, MAX_CHARACTERS - self.characters)])
                 self.chunks += 1
+                self.characters += len(text)
         self.finish_reason = getattr(choice, "finish_reason", None) or self.finish_reason
 
 
@@ -68,6 +73,15 @@ class StreamedAnswer:
     """Whether a usage came by itself, which is a last one."""
 
     @property
+    def characters(self) -> int:
+        return sum(choice.characters for choice in self.choices.values())
+
+    def cut(self) -> None:
+        """End the choices that go on: nothing more of them is read."""
+        for choice in self.choices.values():
+            choice.finish_reason = choice.finish_reason or "length"
+
+    @property
     def chunks(self) -> int:
         return sum(choice.chunks for choice in self.choices.values())
 
@@ -84,15 +98,15 @@ class StreamedAnswer:
         these llama.cpp's server sends one per choice, and they are summed. Where the total is more
         than prompt and completion, as xAI and Gemini have it, the rest is reasoning, which is paid
         as well."""
-        prompt = getattr(usage, "prompt_tokens", None) or None
-        written = getattr(usage, "completion_tokens", None)
+        prompt = _read_count(usage, "prompt_tokens") or None
+        written = _read_count(usage, "completion_tokens")
         if prompt is None or written is None:
             return
-        written = max(written, (getattr(usage, "total_tokens", None) or 0) - prompt)
+        written = max(written, (_read_count(usage, "total_tokens") or 0) - prompt)
         self.prompt_tokens = prompt
         self.is_estimated = bool(getattr(usage, "estimated", False))
         details = getattr(usage, "prompt_tokens_details", None)
-        self.cached_tokens = min(getattr(details, "cached_tokens", None) or 0, prompt)
+        self.cached_tokens = min(_read_count(details, "cached_tokens") or 0, prompt)
         is_one_of_several = self.is_counted and not is_running and len(self.choices) > 1
         earlier = (self.completion_tokens or 0) if is_one_of_several else 0
         self.completion_tokens = written + earlier
@@ -120,6 +134,10 @@ class StreamedAnswer:
     @property
     def is_filtered(self) -> bool:
         return any(choice.finish_reason == "content_filter" for choice in self.choices.values())
+
+
+def _read_count(usage: Any, name: str) -> int | None:
+    return read_token_count(getattr(usage, name, None))
 
 
 async def build_completions(
