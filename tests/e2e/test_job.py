@@ -32,6 +32,20 @@ QUESTION = "What kind of thing is a cat?"
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 
+def read_spec(**hyperparameters: Any) -> dict[str, Any]:
+    """The small spec without baselines, from any folder."""
+    job: dict[str, Any] = yaml.safe_load(SPEC.read_text())
+    job["method"]["qcrd"].pop("baselines")
+    job["method"]["qcrd"]["hyperparameters"] |= hyperparameters
+    return job | {name: str(HERE / job[name]) for name in ("training_file", "test_file")}
+
+
+def save_spec(folder: Path, spec: dict[str, Any]) -> Path:
+    path = folder / "spec.yaml"
+    path.write_text(yaml.safe_dump(spec))
+    return path
+
+
 Chat = tuple[subprocess.CompletedProcess[str], subprocess.CompletedProcess[str]]
 
 
@@ -197,9 +211,12 @@ def tokens(usage: dict[str, Any]) -> int:
     return int(usage["teacher_prompt_tokens"] + usage["teacher_completion_tokens"])
 
 
-def test_a_second_run_asks_the_teacher_nothing(site: Site, report: dict[str, Any]) -> None:
-    path = site.home / "second.json"
-    shown = site.qcrd("run", str(SPEC), "--report", str(path))
+def test_a_second_run_asks_the_teacher_nothing(
+    site: Site, report: dict[str, Any], tmp_path: Path
+) -> None:
+    path = tmp_path / "second.json"
+    spec = save_spec(tmp_path, read_spec())
+    shown = site.qcrd("run", str(spec), "--report", str(path))
     second = json.loads(path.read_text())
     assert tokens(second["usage"]) == 0
     assert second["rationales"]["reused"] >= 52
@@ -230,13 +247,8 @@ def test_with_a_hub_in_reach_its_bases_are_had_and_ours_are_as_before(
 def with_base(
     site: Site, folder: Path, command: str, model: str, *arguments: str, status: int = 0
 ) -> str:
-    """`qcrd run` or `estimate` on the small spec with another base and no baselines."""
-    job = {**yaml.safe_load(SPEC.read_text()), "model": model}
-    job["method"]["qcrd"].pop("baselines")
-    for name in ("training_file", "test_file"):
-        job[name] = str(HERE / job[name])
-    spec = folder / "changed.yaml"
-    spec.write_text(yaml.safe_dump(job))
+    """`qcrd run` or `estimate` on the small spec with another base, for one iteration."""
+    spec = save_spec(folder, {**read_spec(iterations=1), "model": model})
     return " ".join(site.qcrd(command, str(spec), *arguments, status=status).split())
 
 
@@ -244,13 +256,9 @@ def test_a_study_of_two_methods_and_two_seeds_asks_the_teacher_nothing_new(
     site: Site, report: dict[str, Any], tmp_path: Path
 ) -> None:
     """On the outputs that the job before it paid for; every job on one set; its table and plot."""
-    job = {**yaml.safe_load(SPEC.read_text())}
-    job["method"]["qcrd"].pop("baselines")
-    for name in ("training_file", "test_file"):
-        job[name] = str(HERE / job[name])
-    study = {"job": job, "methods": ["finetune", "dss"], "seeds": [0, 1], "baseline": "finetune"}
-    spec, made, plot = (tmp_path / name for name in ("study.yaml", "study.json", "study.svg"))
-    spec.write_text(yaml.safe_dump(study))
+    study = {"job": read_spec(iterations=1), "methods": ["finetune", "dss"], "seeds": [0, 1]}
+    spec = save_spec(tmp_path, {**study, "baseline": "finetune"})
+    made, plot = tmp_path / "study.json", tmp_path / "study.svg"
     shown = site.qcrd("study", str(spec), "--report", str(made), "--plot", str(plot))
     assert "dss" in shown
     table = json.loads(made.read_text())
