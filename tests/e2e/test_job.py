@@ -247,8 +247,8 @@ def test_with_a_hub_in_reach_its_bases_are_had_and_ours_are_as_before(
 def with_base(
     site: Site, folder: Path, command: str, model: str, *arguments: str, status: int = 0
 ) -> str:
-    """`qcrd run` or `estimate` on the small spec with another base, for one iteration."""
-    spec = save_spec(folder, {**read_spec(iterations=1), "model": model})
+    """`qcrd run` or `estimate` on the small spec with another base."""
+    spec = save_spec(folder, {**read_spec(), "model": model})
     return " ".join(site.qcrd(command, str(spec), *arguments, status=status).split())
 
 
