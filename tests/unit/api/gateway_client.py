@@ -28,29 +28,11 @@ TASK = {"task": {"answer": "number"}}
 ABSENT = f"file-{'0' * 24}"
 
 
-class Here:
-    """A gateway, the twins behind it, and a client."""
+class GatewayClient:
+    """A client of a gateway in this process, and requests."""
 
-    def __init__(
-        self,
-        models: Path,
-        *,
-        keys: tuple[str, ...] = (),
-        file_bytes: int = 1 << 20,
-        teachers: TeacherSettings | None = None,
-    ) -> None:
-        self.models = models
-        (models / "tiny").mkdir(parents=True)
-        (models / "tiny/config.json").write_text("{}")
-        self.store, self.jobs = MemoryStore(), MemoryJobStore()
-        self.events, self.queue = MemoryEventLog(), MemoryJobQueue()
-        settings = GatewaySettings(
-            ApiSettings(keys=tuple(SecretStr(key) for key in keys)),
-            teachers or TeacherSettings(),
-            FileSettings(max_file_bytes=file_bytes),
-            ModelSettings(models_dir=models),
-        )
-        self.app: FastAPI = create_app(self.store, self.jobs, self.events, self.queue, settings)
+    def __init__(self, app: FastAPI) -> None:
+        self.app = app
         self.client = TestClient(
             self.app, base_url="http://127.0.0.1", raise_server_exceptions=False
         )
@@ -66,9 +48,42 @@ class Here:
         return str(answer.json()["id"])
 
     def create(self, training: str, body: dict[str, Any] | None = None, **top: Any) -> Any:
-        method = {"type": "qcrd", "qcrd": {**TASK, **(body or {})}}
-        spec = {"model": "tiny", "training_file": training, "method": method, **top}
-        return self.client.post("/v1/fine_tuning/jobs", json=spec)
+        return self.client.post("/v1/fine_tuning/jobs", json=make_spec(training, body, **top))
+
+
+class Here(GatewayClient):
+    """A gateway, the twins behind it, and a client."""
+
+    def __init__(
+        self,
+        models: Path,
+        *,
+        keys: tuple[str, ...] = (),
+        file_bytes: int = 1 << 20,
+        teachers: TeacherSettings | None = None,
+    ) -> None:
+        self.models = models
+        write_tiny_model(models)
+        self.store, self.jobs = MemoryStore(), MemoryJobStore()
+        self.events, self.queue = MemoryEventLog(), MemoryJobQueue()
+        settings = GatewaySettings(
+            ApiSettings(keys=tuple(SecretStr(key) for key in keys)),
+            teachers or TeacherSettings(),
+            FileSettings(max_file_bytes=file_bytes),
+            ModelSettings(models_dir=models),
+        )
+        super().__init__(create_app(self.store, self.jobs, self.events, self.queue, settings))
+
+
+def write_tiny_model(models: Path) -> None:
+    """The base `tiny`, as far as a gateway looks at it."""
+    (models / "tiny").mkdir(parents=True)
+    (models / "tiny/config.json").write_text("{}")
+
+
+def make_spec(training: str, body: dict[str, Any] | None = None, **top: Any) -> dict[str, Any]:
+    method = {"type": "qcrd", "qcrd": {**TASK, **(body or {})}}
+    return {"model": "tiny", "training_file": training, "method": method, **top}
 
 
 def lines(rows: list[dict[str, Any]]) -> bytes:

@@ -1,0 +1,105 @@
+"""What a gateway makes of values in Redis that nobody can read: each harms its own job at most."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from qcrd.runtime import redis_keys
+from qcrd.runtime.jobs.reaper import alarm_unreadable
+from qcrd.runtime.redis.event_log import BEFORE_FIRST_EVENT, UNREADABLE_EVENT
+from qcrd.runtime.settings import RedisSettings
+from services.api.events.broadcaster import EventBroadcaster
+from services.api.events.sse import encode_event, stream_events
+from tests.contract.api.damaged_redis import JOBS, DamagedGateway
+from tests.unit.api.gateway_client import refused
+
+
+@pytest.fixture
+def gateway(
+    redis_settings: RedisSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> DamagedGateway:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    return DamagedGateway(redis_settings, tmp_path / "models")
+
+
+DAMAGED_EVENTS: dict[str, dict[str | bytes, str | bytes]] = {
+    "no JSON": {"event": "{{nope"},
+    "no object": {"event": "[1]"},
+    "no field": {"other": "1"},
+    "no UTF-8": {"event": b'{"message": "\xff\xfe"}'},
+    "no UTF-8 in a name": {b"\xff": "1"},
+    "half a character": {"event": '{"message": "m", "data": {"x": "\\ud800"}}'},
+}
+LATER_EVENTS = {"a list as status": {"status": ["over"]}, "no number": {"loss": float("inf")}}
+"""Data of events that can be read."""
+
+
+async def next_message(frames: AsyncIterator[bytes]) -> str:
+    async for frame in frames:
+        if b"data: " in frame:
+            return str(json.loads(frame.split(b"data: ")[1])["message"])
+    return "over"
+
+
+@pytest.mark.parametrize("damage", [*DAMAGED_EVENTS, *LATER_EVENTS])
+def test_a_damaged_event_stops_no_stream_and_no_list(gateway: DamagedGateway, damage: str) -> None:
+    harmed, other = gateway.new_job(1), gateway.new_job(2)
+    later = {"message": "of a later release", "data": LATER_EVENTS.get(damage)}
+    entry = DAMAGED_EVENTS.get(damage) or {"event": json.dumps(later)}
+    here = EventBroadcaster(gateway.jobs, gateway.events, encode_event)
+
+    async def follow() -> list[str]:
+        first, second = (stream_events(here, job, BEFORE_FIRST_EVENT) for job in (harmed, other))
+        async with asyncio.timeout(20):
+            for frames in (first, second):
+                await next_message(frames)  # of the creation: both are followed from here on
+            gateway.redis.xadd(redis_keys.events_key(harmed), dict(entry))
+            got = []
+            for text in ("one", "two", "three"):  # the first may come from the history
+                gateway.events.append(other, text)
+                got.append(await next_message(second))
+            gateway.events.append(harmed, "goes on")
+            return [*got, await next_message(first), await next_message(first)]
+
+    told = UNREADABLE_EVENT if damage in DAMAGED_EVENTS else "of a later release"
+    try:
+        assert asyncio.run(follow()) == ["one", "two", "three", told, "goes on"]
+    finally:
+        here.close()
+    for job, messages in ((harmed, {told, "goes on"}), (other, {"one", "two", "three"})):
+        page = gateway.get(f"{JOBS}/{job}/events")
+        assert messages <= {event["message"] for event in page["data"]}
+
+
+@pytest.mark.parametrize("damage", ["no stream", "an id of the far future"])
+def test_a_damaged_log_stops_no_stream_of_others(gateway: DamagedGateway, damage: str) -> None:
+    harmed, other = gateway.new_job(1), gateway.new_job(2)
+    key = redis_keys.events_key(harmed)
+    if damage == "no stream":
+        gateway.redis.set(key, "x")
+        answer = gateway.client.get(f"{JOBS}/{harmed}/events")
+        refused(answer, 501, "unreadable_record")
+    else:
+        gateway.redis.xadd(key, {"event": '{"message": "m"}'}, id="9999999999999999999-0")
+        assert gateway.get(f"{JOBS}/{harmed}/events")["data"][0]["message"] == "m"
+    found = gateway.events.watch(dict.fromkeys((harmed, other), BEFORE_FIRST_EVENT), 1000)
+    assert found[other]
+    gateway.add_damaged_job(gateway.jobs.get(harmed), harmed, b"{{")
+    gateway.add_damaged_job(gateway.jobs.get(other), other, b"{{")
+    assert gateway.listed() == []
+    assert set(alarm_unreadable(gateway.jobs, gateway.events)) == {harmed, other}
+    assert gateway.events.read(other, newest_first=True)[0].level == "error"
+
+
+@pytest.mark.parametrize("note", ["{{", "[]", '["a", "b"]', b"\xff"])
+def test_a_damaged_note_of_what_was_said_once_keeps_nothing_from_being_said(
+    gateway: DamagedGateway, note: str | bytes
+) -> None:
+    gateway.redis.hset(redis_keys.emitted_once_key("ftjob-x"), "once-alarm", note)  # type: ignore[arg-type]
+    said = [gateway.events.append("ftjob-x", "an alarm", once="alarm").id for _ in range(2)]
+    assert [event.id for event in gateway.events.read("ftjob-x")] == [said[0]] == [said[1]]
