@@ -140,4 +140,10 @@ def _list_unreadable(gateway: Gateway) -> dict[str, str]:
         jobs = gateway.jobs.list_unreadable()
     except QcrdError:
         jobs = {}
-    return {**jobs, **gateway.store.unreadable.reasons()}
+    named = {**jobs, **gateway.store.unreadable.reasons()}
+    # A damaged name may be no text that a response can have.
+    return {_escape_surrogates(name): _escape_surrogates(named[name]) for name in named}
+
+
+def _escape_surrogates(text: str) -> str:
+    return text.encode(errors="backslashreplace").decode()

@@ -9,8 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from qcrd.records.job import Stage
 from qcrd.runtime import redis_keys
+from qcrd.runtime.backup.snapshot import read_backup, write_backup
+from qcrd.runtime.jobs.dispatch import claim_next_job
 from qcrd.runtime.jobs.reaper import alarm_unreadable
+from qcrd.runtime.jobs.stage_context import WorkerDeps
 from qcrd.runtime.redis.event_log import BEFORE_FIRST_EVENT, UNREADABLE_EVENT
 from qcrd.runtime.settings import RedisSettings
 from services.api.events.broadcaster import EventBroadcaster
@@ -103,3 +107,36 @@ def test_a_damaged_note_of_what_was_said_once_keeps_nothing_from_being_said(
     gateway.redis.hset(redis_keys.emitted_once_key("ftjob-x"), "once-alarm", note)  # type: ignore[arg-type]
     said = [gateway.events.append("ftjob-x", "an alarm", once="alarm").id for _ in range(2)]
     assert [event.id for event in gateway.events.read("ftjob-x")] == [said[0]] == [said[1]]
+
+
+BAD_IDS = ["ftjob-" + "a" * 24, "ftjob-\udcff"]
+
+
+@pytest.mark.parametrize("bad", BAD_IDS, ids=["record", "record and id"])
+def test_a_job_that_is_no_text_is_set_aside(
+    gateway: DamagedGateway, bad: str, tmp_path: Path
+) -> None:
+    good = gateway.new_job(1)
+    gateway.add_damaged_job(gateway.jobs.get(good), bad, b"\xff\xfe")
+    assert gateway.listed() == [good]
+    assert "qcrd_redis_up 1.0" in gateway.get("/metrics")
+    ready = gateway.get("/ready")
+    assert ready["status"] == "ok"
+    [(named, reason)] = ready["unreadable"].items()
+    assert named == bad.replace("\udcff", "\\udcff")
+    assert "cannot be read as Job by this release" in reason
+    assert list(alarm_unreadable(gateway.jobs, gateway.events)) == [bad]
+    over = gateway.new_job(2)
+    for answer in (
+        gateway.client.post(f"{JOBS}/{over}/cancel"),
+        gateway.client.delete(f"{JOBS}/{over}"),
+    ):
+        assert answer.status_code == 200, answer.text
+    deps = WorkerDeps(gateway.jobs, gateway.events, gateway.store, gateway.queue)
+    claimed = claim_next_job(deps, good, Stage.ASSEMBLING)
+    assert claimed is not None and claimed.id == good
+    write_backup(gateway.redis, tmp_path / "backup")
+    entries = {entry.key: entry.value for entry in read_backup(tmp_path / "backup")}
+    assert entries[redis_keys.job_key(bad)] == "\udcff\udcfe"
+    gateway.redis.set("copy", entries[redis_keys.job_key(bad)])
+    assert gateway.redis.strlen("copy") == 2, "the same bytes"
