@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from qcrd.runtime.backup.snapshot import read_backup, write_backup
 from qcrd.runtime.jobs.dispatch import claim_next_job
 from qcrd.runtime.jobs.reaper import alarm_unreadable
 from qcrd.runtime.jobs.stage_context import WorkerDeps
+from qcrd.runtime.redis.counters import RedisCounters
 from qcrd.runtime.redis.event_log import BEFORE_FIRST_EVENT, UNREADABLE_EVENT
 from qcrd.runtime.settings import RedisSettings
 from services.api.events.broadcaster import EventBroadcaster
@@ -134,9 +136,54 @@ def test_a_job_that_is_no_text_is_set_aside(
         assert answer.status_code == 200, answer.text
     deps = WorkerDeps(gateway.jobs, gateway.events, gateway.store, gateway.queue)
     claimed = claim_next_job(deps, good, Stage.ASSEMBLING)
-    assert claimed is not None and claimed.id == good
+    assert claimed is not None
+    assert claimed.id == good
     write_backup(gateway.redis, tmp_path / "backup")
     entries = {entry.key: entry.value for entry in read_backup(tmp_path / "backup")}
     assert entries[redis_keys.job_key(bad)] == "\udcff\udcfe"
     gateway.redis.set("copy", entries[redis_keys.job_key(bad)])
     assert gateway.redis.strlen("copy") == 2, "the same bytes"
+
+
+SUM = '["stage_seconds_sum",[["stage","training"]]]'
+DAMAGED_COUNTERS: dict[str | bytes, str | bytes] = {
+    "garbage": "1",
+    "{{": "1",
+    b"\xff": "1",
+    '["a"]': "1",
+    '["budget_pauses", []]': "1",
+    '["webhooks",[["outcome","\\ud800"]]]': "1",
+    '["attempts_lost",[]]': "many",
+    '["deliveries_refused",[["task","train"]]]': "inf",
+    '["stage_seconds",[["le","1.0"],["stage","training"]]]': "1e30",
+    SUM: "-1",
+}
+OTHER_COUNTERS = {
+    '["stage_seconds_sum",[["stage","auditing"]]]': "1",
+    '["stage_seconds_sum",[]]': "1",
+    '["stage_seconds",[]]': "1",
+}
+"""As a later release may count."""
+
+
+def test_damaged_counters_count_as_absent(
+    gateway: DamagedGateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    counters = RedisCounters(gateway.redis)
+    counters.increment("teacher_tokens", 5.0, kind="prompt")
+    mapping: dict[Any, Any] = {**DAMAGED_COUNTERS, **OTHER_COUNTERS}
+    gateway.redis.hset(redis_keys.COUNTERS, mapping=mapping)
+    job = gateway.new_job()
+    assert gateway.listed() == [job]
+    for _ in range(2):
+        shown = gateway.get("/metrics")
+        assert 'qcrd_teacher_tokens_total{kind="prompt"} 5.0' in shown
+        assert "qcrd_attempts_lost_total 0.0" in shown
+        assert 'qcrd_stage_seconds_sum{stage="auditing"} 1.0' in shown
+    told = [r.getMessage() for r in caplog.records if r.name == "qcrd.runtime.redis.counters"]
+    assert len(told) == len(DAMAGED_COUNTERS), "each once"
+    counters.increment("attempts_lost")
+    gateway.redis.set(redis_keys.COUNTERS, "no hash")
+    assert counters.read() == []
+    counters.increment("attempts_lost")
+    assert gateway.listed() == [job]
