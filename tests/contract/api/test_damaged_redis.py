@@ -21,8 +21,9 @@ from qcrd.runtime.redis.event_log import BEFORE_FIRST_EVENT, UNREADABLE_EVENT
 from qcrd.runtime.settings import RedisSettings
 from services.api.events.broadcaster import EventBroadcaster
 from services.api.events.sse import encode_event, stream_events
+from services.api.http.idempotency_store import RedisIdempotencyStore, StoredResponse
 from tests.contract.api.damaged_redis import JOBS, DamagedGateway
-from tests.unit.api.gateway_client import refused
+from tests.unit.api.gateway_client import make_spec, refused
 
 
 @pytest.fixture
@@ -187,3 +188,37 @@ def test_damaged_counters_count_as_absent(
     assert counters.read() == []
     counters.increment("attempts_lost")
     assert gateway.listed() == [job]
+
+
+@pytest.mark.parametrize("kept", ["{{", "{}", b"\xff", '{"schema_version": "2.0"}', "a list"])
+def test_a_request_whose_earlier_answer_cannot_be_read_is_not_carried_out(
+    gateway: DamagedGateway, kept: str | bytes
+) -> None:
+    headers = {"Idempotency-Key": "k"}
+    spec = make_spec(gateway.training)
+    first = gateway.client.post(JOBS, json=spec, headers=headers)
+    assert first.status_code == 200
+    [key] = gateway.redis.scan_iter(match=redis_keys.idempotency_key("*"))
+    if kept == "a list":
+        gateway.redis.delete(key)
+        gateway.redis.rpush(key, "x")
+    else:
+        gateway.redis.set(key, kept)
+    again = gateway.client.post(JOBS, json=spec, headers=headers)
+    message = refused(again, 501, "unreadable_record", "Idempotency-Key")
+    assert "if not, send this one under another key" in message
+    assert gateway.listed() == [first.json()["id"]]
+
+
+def test_an_entry_that_is_damaged_while_its_request_runs_stays_and_harms_it_not(
+    gateway: DamagedGateway,
+) -> None:
+    answers = RedisIdempotencyStore(gateway.redis)
+    entry = answers.begin("n", "f", "one", 0.0)
+    key = redis_keys.idempotency_key("n")
+    for damage in ("{{", "[1]"):
+        gateway.redis.set(key, damage)
+        answers.renew("n", "one", 1.0)
+        answers.finish("n", entry, StoredResponse(status=200, content_type="", body=""))
+        answers.release("n", "one", forget=True)
+        assert gateway.redis.get(key) == damage
