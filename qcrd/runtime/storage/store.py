@@ -151,6 +151,12 @@ def find_readable_record(store: Store, key: str, type: type[RecordT]) -> RecordT
         return None
 
 
+def note_stray_object(store: Store, key: str) -> None:
+    """Have the readiness probe name an object whose key this release gives to none, and which a
+    list leaves out."""
+    store.unreadable.add(key, f"{key} is no object that this release writes there")
+
+
 def find_readable_records(
     store: Store, keys: Sequence[str], type: type[RecordT]
 ) -> list[RecordT | None]:

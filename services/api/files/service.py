@@ -26,7 +26,13 @@ from qcrd.runtime import keys
 from qcrd.runtime.data_files.detect import CHUNK_BYTES, FileFormat
 from qcrd.runtime.jobs.state_machine import TERMINAL
 from qcrd.runtime.jobs.store import JobStore
-from qcrd.runtime.storage.store import Store, find_readable_record, read_record, write_record
+from qcrd.runtime.storage.store import (
+    Store,
+    find_readable_record,
+    note_stray_object,
+    read_record,
+    write_record,
+)
 from services.api.files.checked_stream import CheckedStream
 from services.api.http.access.ownership import check_owner
 from services.api.http.paging import skip_through, take_found
@@ -157,8 +163,10 @@ def _list_file_ids(store: Store, *, newest_first: bool) -> list[str]:
         file_id, _, name = key.removeprefix(keys.FILES).partition("/")
         if name == "meta.json":
             file_ids.append(file_id)
+        elif (created_at := keys.parse_file_time_key(key)) is not None:
+            times[file_id] = created_at
         elif name.startswith("at-"):
-            times[file_id] = int(name.removeprefix("at-")) / 1000
+            note_stray_object(store, key)
 
     for file_id in file_ids:
         if file_id not in times:

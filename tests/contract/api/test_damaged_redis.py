@@ -18,21 +18,11 @@ from qcrd.runtime.jobs.reaper import alarm_unreadable
 from qcrd.runtime.jobs.stage_context import WorkerDeps
 from qcrd.runtime.redis.counters import RedisCounters
 from qcrd.runtime.redis.event_log import BEFORE_FIRST_EVENT, UNREADABLE_EVENT
-from qcrd.runtime.settings import RedisSettings
 from services.api.events.broadcaster import EventBroadcaster
 from services.api.events.sse import encode_event, stream_events
 from services.api.http.idempotency_store import RedisIdempotencyStore, StoredResponse
 from tests.contract.api.damaged_redis import JOBS, DamagedGateway
 from tests.unit.api.gateway_client import make_spec, refused
-
-
-@pytest.fixture
-def gateway(
-    redis_settings: RedisSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> DamagedGateway:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    return DamagedGateway(redis_settings, tmp_path / "models")
-
 
 DAMAGED_EVENTS: dict[str, dict[str | bytes, str | bytes]] = {
     "no JSON": {"event": "{{nope"},

@@ -1,0 +1,81 @@
+"""What a gateway makes of objects in the store that nobody can read, or that only lie there."""
+
+from __future__ import annotations
+
+from qcrd.questions import labelling
+from qcrd.records.job import JobStatus
+from qcrd.records.judge import CreateJudgeRequest, JudgeVersion
+from qcrd.records.rationales import RationaleManifest
+from qcrd.records.specs.training_spec import JudgeSpec
+from qcrd.runtime import archive_keys, keys, redis_keys
+from qcrd.runtime.jobs.archive.event_archive import EventArchive
+from qcrd.runtime.jobs.archive.job_archive import JobArchive
+from qcrd.runtime.jobs.state_machine import with_changes
+from qcrd.runtime.storage.published_models import index_published_models
+from qcrd.runtime.storage.store import write_record
+from tests.contract.api.damaged_redis import JOBS, DamagedGateway
+
+
+def archive(gateway: DamagedGateway, job_id: str) -> None:
+    """Move the job to the store, with its events."""
+    job = with_changes(gateway.jobs.get(job_id), status=JobStatus.SUCCEEDED, concluded=True)
+    JobArchive(gateway.store).save(job)
+    EventArchive(gateway.store).add_new(job_id, gateway.events)
+    for key in gateway.redis.scan_iter(match="qcrd:*"):
+        if key != redis_keys.UNREADABLE_JOBS:
+            gateway.redis.delete(key)
+
+
+def add_set(gateway: DamagedGateway, number: int) -> str:
+    set_id = f"set-{number:024d}"
+    counts = labelling.count_outcomes([], reused=0)
+    manifest = RationaleManifest(id=set_id, shards=(), counts=counts, created_at=float(number))
+    write_record(gateway.store, keys.rationale_manifest_key(set_id), manifest)
+    return set_id
+
+
+def ids(gateway: DamagedGateway, path: str) -> list[str]:
+    return [one["id"] for one in gateway.get(path)["data"]]
+
+
+def test_strays_among_ended_jobs_and_events_are_left_out_and_named(
+    gateway: DamagedGateway,
+) -> None:
+    job = gateway.new_job()
+    archive(gateway, job)
+    folder = archive_keys.event_pages_prefix(job)
+    strays = [*(f"ended/{name}" for name in ("..", "0junk", "a-b-c", "zzz")), f"{folder}zzz_z"]
+    for key in strays:
+        gateway.store.put(key, b"")
+    assert gateway.listed() == [job]
+    assert gateway.get(f"{JOBS}?limit=1")["data"][0]["id"] == job
+    assert gateway.get(f"{JOBS}/{job}/events")["data"]
+    gateway.events.append(job, "later")
+    assert EventArchive(gateway.store).add_new(job, gateway.events) is not None
+    assert set(strays) <= set(gateway.get("/ready")["unreadable"])
+
+
+def test_strays_and_damage_among_other_objects_are_left_out_and_named(
+    gateway: DamagedGateway,
+) -> None:
+    sets = [add_set(gateway, number) for number in range(4)]
+    assert ids(gateway, "/v1/rationale_sets") == sets[::-1]
+    damaged = [keys.rationale_manifest_key(name) for name in (sets[1], "set-new", "..")]
+    for key in damaged:
+        gateway.store.put(key, b"{{")
+    judge = f"ftjob-{1:024d}"
+    creation = CreateJudgeRequest(base="tiny", spec=JudgeSpec(), seed=3)
+    write_record(gateway.store, keys.judge_spec_key(judge), creation)
+    write_record(gateway.store, keys.judge_description_key(judge, 3), JudgeVersion(version=3))
+    strays = [f"{keys.file_prefix(gateway.training)}at-notanumber", f"{archive_keys.PUBLISHED}x"]
+    for key in (*strays, f"{keys.judge_prefix(judge)}newest/judge.json"):
+        gateway.store.put(key, b"")
+    assert ids(gateway, "/v1/rationale_sets") == [sets[3], sets[2], sets[0]]
+    page = gateway.get("/v1/rationale_sets?limit=2")
+    assert ([one["id"] for one in page["data"]], page["has_more"]) == (sets[:1:-1], True)
+    assert ids(gateway, "/v1/files") == [gateway.training]
+    assert ids(gateway, "/v1/models") == []
+    index_published_models(gateway.store)
+    [shown] = gateway.get("/v1/discriminators")["data"]
+    assert (shown["id"], shown["version"]) == (judge, 3)
+    assert {*strays, *damaged} <= set(gateway.get("/ready")["unreadable"])
