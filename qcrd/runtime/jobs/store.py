@@ -104,7 +104,12 @@ class JobListing(ABC):
 
 
 def parse_job(job_id: str, body: str) -> Job:
-    return parse_stored_record(Job, body, f"job {job_id}")
+    """`UnreadableRecord`, also for the record of another job: by its id it would be changed in
+    place of that one."""
+    job = parse_stored_record(Job, body, f"job {job_id}")
+    if job.id != job_id:
+        raise UnreadableRecord(f"job {job_id} cannot be read: its record has another `id`")
+    return job
 
 
 def parse_readable_jobs(

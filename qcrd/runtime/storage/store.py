@@ -129,8 +129,14 @@ def write_record(store: Store, key: str, record: BaseModel) -> None:
 
 def read_record(store: Store, key: str, type: type[RecordT]) -> RecordT:
     """`NotFound` when there is no object; `UnreadableRecord` when it is not a `type` that this
-    release can read."""
-    return parse_stored_record(type, read_object(store, key), key)
+    release can read, or has another `id` than its key: what is done to it would be done to that."""
+    record = parse_stored_record(type, read_object(store, key), key)
+    record_id = getattr(record, "id", None)
+    if isinstance(record_id, str) and record_id not in key.removesuffix(".json").split("/"):
+        raise UnreadableRecord(
+            f"{key} cannot be read as {type.__name__} by this release: it has another `id`"
+        )
+    return record
 
 
 def find_record(store: Store, key: str, type: type[RecordT]) -> RecordT | None:

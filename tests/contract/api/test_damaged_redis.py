@@ -136,6 +136,32 @@ def test_a_job_that_is_no_text_is_set_aside(
     assert gateway.redis.strlen("copy") == 2, "the same bytes"
 
 
+DAMAGED_RECORDS = {
+    "another job's": ('"id":"ftjob-', '"id":"../ftjob-'),
+    "infinite": ('"created_at":', '"created_at":1e999,"x":'),
+    "infinite far inside": ('"seconds":{', '"seconds":{"training":1e999'),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED_RECORDS)
+def test_a_record_of_another_job_or_with_no_finite_number_is_set_aside(
+    gateway: DamagedGateway, damage: str
+) -> None:
+    bad, good = gateway.new_job(1), gateway.new_job(2)
+    record = str(gateway.redis.get(redis_keys.job_key(bad)))
+    damaged = record.replace(*DAMAGED_RECORDS[damage])
+    assert damaged != record
+    gateway.add_damaged_job(gateway.jobs.get(good), bad, damaged.encode())
+    assert gateway.listed() == [good]
+    assert list(gateway.get("/ready")["unreadable"]) == [bad]
+    refused(gateway.client.get(f"{JOBS}/{bad}"), 501, "unreadable_record")
+    deps = WorkerDeps(gateway.jobs, gateway.events, gateway.store, gateway.queue)
+    claimed = claim_next_job(deps, bad, Stage.ASSEMBLING)
+    assert claimed is not None
+    assert claimed.id == good
+    assert claim_next_job(deps, bad, Stage.ASSEMBLING) is None
+
+
 SUM = '["stage_seconds_sum",[["stage","training"]]]'
 DAMAGED_COUNTERS: dict[str | bytes, str | bytes] = {
     "garbage": "1",

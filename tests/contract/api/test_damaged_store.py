@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from qcrd.questions import labelling
 from qcrd.records.job import JobStatus
 from qcrd.records.judge import CreateJudgeRequest, JudgeVersion
@@ -12,8 +14,9 @@ from qcrd.runtime.jobs.archive.event_archive import EventArchive
 from qcrd.runtime.jobs.archive.job_archive import JobArchive
 from qcrd.runtime.jobs.state_machine import with_changes
 from qcrd.runtime.storage.published_models import index_published_models
-from qcrd.runtime.storage.store import write_record
+from qcrd.runtime.storage.store import read_object, write_record
 from tests.contract.api.damaged_redis import JOBS, DamagedGateway
+from tests.unit.api.gateway_client import refused, sums
 
 
 def archive(gateway: DamagedGateway, job_id: str) -> None:
@@ -24,6 +27,27 @@ def archive(gateway: DamagedGateway, job_id: str) -> None:
     for key in gateway.redis.scan_iter(match="qcrd:*"):
         if key != redis_keys.UNREADABLE_JOBS:
             gateway.redis.delete(key)
+
+
+DAMAGED_FILES = {
+    "infinite": ('"created_at": ', '"created_at": 1e999, "x": '),
+    "no number": ('"created_at": ', '"created_at": NaN, "x": '),
+    "extra": ('"created_at": ', '"later": [{"deep": Infinity}], "created_at": '),
+    "of another": ('"id": "file-', '"id": "../file-'),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED_FILES)
+def test_a_file_with_a_damaged_description_harms_no_other(
+    gateway: DamagedGateway, damage: str
+) -> None:
+    other, key = gateway.file(sums(5)), keys.file_meta_key(gateway.training)
+    damaged = read_object(gateway.store, key).decode().replace(*DAMAGED_FILES[damage])
+    gateway.store.put(key, damaged.encode())
+    assert ids(gateway, "/v1/files") == [other]
+    for call in (gateway.client.get, gateway.client.delete):
+        refused(call(f"/v1/files/{gateway.training}"), 501, "unreadable_record")
+    assert key in gateway.get("/ready")["unreadable"]
 
 
 def add_set(gateway: DamagedGateway, number: int) -> str:
