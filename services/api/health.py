@@ -97,6 +97,8 @@ def check_readiness(gateway: GatewayDep, readiness: ReadinessDep) -> JSONRespons
     if state["redis"] == "ok":  # both are asked of it, and would wait for it here
         if teachers := _list_teachers(gateway):
             detail["teachers"] = teachers
+        if state["store"] == "ok":
+            gateway.store.unreadable.look_again()
         if unreadable := _list_unreadable(gateway):
             detail["unreadable"] = unreadable
     return JSONResponse(detail, 200 if is_ready else 503)

@@ -199,6 +199,6 @@ def _claim_resend(
 
     try:
         jobs.update(job_id, change)
-    except (Conflict, NotFound):
+    except (Conflict, NotFound, UnreadableRecord):
         return False
     return True

@@ -151,16 +151,32 @@ def find_readable_record(store: Store, key: str, type: type[RecordT]) -> RecordT
     """The record for a list, which none of its records may break: None when there is no object, as
     for a key that was deleted since it was listed, and when it cannot be read, with an alarm."""
     try:
-        return find_record(store, key, type)
+        found = find_record(store, key, type)
     except UnreadableRecord as error:
-        store.unreadable.add(key, error.message)
+        store.unreadable.add(key, error.message, lambda: not _is_readable(store, key, type))
         return None
+    store.unreadable.remove(key)
+    return found
+
+
+def _is_readable(store: Store, key: str, type: type[BaseModel]) -> bool:
+    """Whether the record can be read now, or is gone."""
+    try:
+        find_record(store, key, type)
+    except UnreadableRecord:
+        return False
+    return True
+
+
+def _is_there(store: Store, key: str) -> bool:
+    return store.list(key, limit=1) == [key]
 
 
 def note_stray_object(store: Store, key: str) -> None:
     """Have the readiness probe name an object whose key this release gives to none, and which a
     list leaves out."""
-    store.unreadable.add(key, f"{key} is no object that this release writes there")
+    reason = f"{key} is no object that this release writes there"
+    store.unreadable.add(key, reason, lambda: _is_there(store, key))
 
 
 def find_readable_records(
@@ -219,13 +235,17 @@ def parse_line(
     skip_unreadable: bool = False,
 ) -> RecordT | None:
     """The record of line `number`, from 1, of such a file, as `read_lines` reads it."""
+    place = f"{key}, line {number}"
     try:
-        return parse_stored_record(type, line, f"{key}, line {number}")
+        record = parse_stored_record(type, line, place)
     except UnreadableRecord as error:
         if not skip_unreadable:
             raise
-        store.unreadable.add(f"{key}, line {number}", error.message)
+        # To look at a line again is to read its file up to it: until the next one who does.
+        store.unreadable.add(place, error.message, lambda: _is_there(store, key))
         return None
+    store.unreadable.remove(place)
+    return record
 
 
 def read_raw_lines(store: Store, key: str) -> list[bytes]:

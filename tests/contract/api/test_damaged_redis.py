@@ -6,18 +6,25 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from qcrd.records.job import Stage
+from qcrd.records.job import JobStatus, Stage
 from qcrd.runtime import redis_keys
 from qcrd.runtime.backup.snapshot import read_backup, write_backup
+from qcrd.runtime.jobs.commands import claim_job
 from qcrd.runtime.jobs.dispatch import claim_next_job
+from qcrd.runtime.jobs.finalize import finalize_pending
 from qcrd.runtime.jobs.reaper import alarm_unreadable
-from qcrd.runtime.jobs.stage_context import WorkerDeps
+from qcrd.runtime.jobs.stage_context import NextStage, StageContext, WorkerDeps
+from qcrd.runtime.jobs.stage_runner import run_stage
+from qcrd.runtime.jobs.state_machine import with_changes
 from qcrd.runtime.redis.counters import RedisCounters
 from qcrd.runtime.redis.event_log import BEFORE_FIRST_EVENT, UNREADABLE_EVENT
+from qcrd.runtime.retention.sweeper import make_sweeper
+from qcrd.runtime.settings import RetentionSettings
+from qcrd.runtime.storage.inventory import InventoriedStore
 from services.api.events.broadcaster import EventBroadcaster
 from services.api.events.sse import encode_event, stream_events
 from services.api.http.idempotency_store import RedisIdempotencyStore, StoredResponse
@@ -160,6 +167,39 @@ def test_a_record_of_another_job_or_with_no_finite_number_is_set_aside(
     assert claimed is not None
     assert claimed.id == good
     assert claim_next_job(deps, bad, Stage.ASSEMBLING) is None
+
+
+def test_a_job_that_a_later_major_release_takes_over_ends_its_stage_without_an_error(
+    gateway: DamagedGateway,
+) -> None:
+    deps = WorkerDeps(gateway.jobs, gateway.events, gateway.store, gateway.queue, ttl=60.0)
+    job, newer = gateway.new_job(), '{"schema_version": "2.0"}'
+    key = redis_keys.job_key(job)
+
+    def work(stage: StageContext) -> NextStage:
+        gateway.redis.set(key, newer)
+        return NextStage(Stage.TRAINING)
+
+    run_stage(deps, job, Stage.ASSEMBLING, work)
+    assert gateway.redis.get(key) == newer
+    assert claim_job(gateway.jobs, job, "w", stage=Stage.ASSEMBLING, now=1.0) is None
+    assert not gateway.queue.drain()[1:], "that of its creation alone"
+
+
+def test_a_damaged_log_keeps_no_other_job_from_being_finalized(gateway: DamagedGateway) -> None:
+    jobs = [gateway.new_job(seed) for seed in (1, 2, 3)]
+    for job in jobs:
+        change = {"status": JobStatus.FAILED, "finished_at": 1.0}
+        gateway.jobs.update(job, lambda job, change=change: with_changes(job, **change))
+    gateway.redis.set(redis_keys.events_key(jobs[1]), "no stream")
+    deps = WorkerDeps(gateway.jobs, gateway.events, gateway.store, gateway.queue)
+    assert set(finalize_pending(deps, gateway.jobs.now())) == {jobs[0], jobs[2]}
+    sweeper = make_sweeper(
+        gateway.redis, cast(InventoriedStore, gateway.store), RetentionSettings()
+    )
+    assert sweeper.evictor.archive_long_logs(longest=0, kept=1) == []
+    moved = {removal.name for removal in sweeper.sweep_redis(9e9)}
+    assert moved == {jobs[0], jobs[2]}
 
 
 SUM = '["stage_seconds_sum",[["stage","training"]]]'

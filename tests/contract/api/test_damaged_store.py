@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import zstandard
 
 from qcrd.questions import labelling
 from qcrd.records.job import JobStatus
@@ -103,3 +104,31 @@ def test_strays_and_damage_among_other_objects_are_left_out_and_named(
     [shown] = gateway.get("/v1/discriminators")["data"]
     assert (shown["id"], shown["version"]) == (judge, 3)
     assert {*strays, *damaged} <= set(gateway.get("/ready")["unreadable"])
+
+
+def test_what_was_mended_or_deleted_is_no_longer_named(gateway: DamagedGateway) -> None:
+    job = gateway.new_job()
+    archive(gateway, job)
+    [page] = gateway.store.list(archive_keys.event_pages_prefix(job))
+    written = read_object(gateway.store, page)
+    other = gateway.file(sums(5))
+    mended, deleted = (keys.file_meta_key(name) for name in (gateway.training, other))
+    described = read_object(gateway.store, mended)
+    for key in (mended, deleted):
+        gateway.store.put(key, b"{{")
+    for key in (stray := "ended/junk", beside := "ended/junk2"):
+        gateway.store.put(key, b"")
+    gateway.store.put(page, zstandard.compress(b"{{\n"))
+    line = f"{page}, line 1"
+    for path in ("/v1/files", JOBS, f"{JOBS}/{job}/events"):
+        gateway.get(path)
+    for _ in range(2):
+        assert set(gateway.get("/ready")["unreadable"]) == {mended, deleted, stray, beside, line}
+    gateway.store.put(mended, described)
+    gateway.store.delete(deleted)
+    gateway.store.delete(stray)
+    gateway.store.put(page, written)
+    assert set(gateway.get("/ready")["unreadable"]) == {beside, line}
+    assert gateway.get(f"{JOBS}/{job}/events")["data"]
+    gateway.store.delete(beside)
+    assert "unreadable" not in gateway.get("/ready")
