@@ -6,7 +6,7 @@ import pytest
 import zstandard
 
 from qcrd.questions import labelling
-from qcrd.records.job import JobStatus
+from qcrd.records.job import JobStatus, StoredFile
 from qcrd.records.judge import CreateJudgeRequest, JudgeVersion
 from qcrd.records.rationales import RationaleManifest
 from qcrd.records.specs.training_spec import JudgeSpec
@@ -15,9 +15,10 @@ from qcrd.runtime.jobs.archive.event_archive import EventArchive
 from qcrd.runtime.jobs.archive.job_archive import JobArchive
 from qcrd.runtime.jobs.state_machine import with_changes
 from qcrd.runtime.storage.published_models import index_published_models
-from qcrd.runtime.storage.store import read_object, write_record
+from qcrd.runtime.storage.store import read_object, read_record, write_record
+from services.api.files.service import delete_expired_files
 from tests.contract.api.damaged_redis import JOBS, DamagedGateway
-from tests.unit.api.gateway_client import refused, sums
+from tests.unit.api.gateway_client import published, refused, sums
 
 
 def archive(gateway: DamagedGateway, job_id: str) -> None:
@@ -49,6 +50,28 @@ def test_a_file_with_a_damaged_description_harms_no_other(
     for call in (gateway.client.get, gateway.client.delete):
         refused(call(f"/v1/files/{gateway.training}"), 501, "unreadable_record")
     assert key in gateway.get("/ready")["unreadable"]
+
+
+def test_what_a_job_may_need_that_cannot_be_read_is_not_deleted(gateway: DamagedGateway) -> None:
+    used, spare = gateway.training, gateway.file(sums(5))
+    model = published(gateway.store)
+    job, over = gateway.new_job(), gateway.new_job(2)
+    assert gateway.client.post(f"{JOBS}/{over}/cancel").status_code == 200
+    for name in (used, spare):
+        key = keys.file_meta_key(name)
+        expired = read_record(gateway.store, key, StoredFile).model_copy(update={"expires_at": 1.0})
+        write_record(gateway.store, key, expired)
+        gateway.store.put(keys.file_expiry_key(name), b"")
+    records = {each: str(gateway.redis.get(redis_keys.job_key(each))) for each in (job, over)}
+    for each in records:
+        gateway.redis.set(redis_keys.job_key(each), '{"schema_version": "2.0"}')
+    for path in (f"/v1/files/{used}", f"/v1/files/{spare}", f"/v1/models/{model.id}"):
+        message = refused(gateway.client.delete(path), 409, "unreadable_jobs")
+        assert f"cannot read job {job}, which" in message, "and not the one that is over"
+    assert delete_expired_files(gateway.store, gateway.jobs, 2.0) == []
+    gateway.redis.set(redis_keys.job_key(job), records[job])
+    assert delete_expired_files(gateway.store, gateway.jobs, 2.0) == [spare]
+    assert gateway.client.delete(f"/v1/models/{model.id}").status_code == 200
 
 
 def add_set(gateway: DamagedGateway, number: int) -> str:

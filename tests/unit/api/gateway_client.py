@@ -17,7 +17,7 @@ from qcrd.runtime.jobs.stores.memory_store import MemoryJobStore
 from qcrd.runtime.redis.event_log import MemoryEventLog
 from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.storage.published_models import add_published_model
-from qcrd.runtime.storage.store import MemoryStore, write_record
+from qcrd.runtime.storage.store import MemoryStore, Store, write_record
 from services.api.app import create_app
 from services.api.dependencies import GatewaySettings
 from services.api.settings import ApiSettings, FileSettings, TeacherSettings
@@ -106,7 +106,7 @@ def refused(answer: Any, status: int, code: str, param: str | None = None) -> st
     return str(error["message"])
 
 
-def published(here: Here) -> PublishedModel:
+def published(store: Store) -> PublishedModel:
     model = PublishedModel(
         id=keys.new_id("model"),
         job_id=keys.new_id("ftjob"),
@@ -114,7 +114,7 @@ def published(here: Here) -> PublishedModel:
         base="tiny",
         files=("config.json",),
     )
-    here.store.put(f"{keys.model_prefix(model.id)}config.json", b"{}")
-    add_published_model(here.store, model)
-    write_record(here.store, keys.model_manifest_key(model.id), model)
+    store.put(f"{keys.model_prefix(model.id)}config.json", b"{}")
+    add_published_model(store, model)
+    write_record(store, keys.model_manifest_key(model.id), model)
     return model
