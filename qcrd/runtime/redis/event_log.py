@@ -274,7 +274,8 @@ class RedisEventLog:
                 if not str(error).startswith("WRONGTYPE"):
                     raise
                 # One read is of all jobs, and one of them has another kind of value there.
-                response = self._read_streams(self._keep_streams(streams), wait)
+                kept = {key for key in streams if self._redis.type(key) in ("stream", "none")}
+                response = self._read_streams({key: streams[key] for key in kept}, wait)
         return {
             jobs[key]: _parse_entries(jobs[key], entries)
             for key, entries in _entries_by_stream(response)
@@ -285,13 +286,6 @@ class RedisEventLog:
             time.sleep(wait / 1000)
             return None
         return self._redis.xread(cast(Any, streams), count=MAX_WATCHED_EVENTS, block=wait)
-
-    def _keep_streams(self, streams: Mapping[str, str]) -> dict[str, str]:
-        return {
-            key: after
-            for key, after in streams.items()
-            if self._redis.type(key) in ("stream", "none")
-        }
 
     def delete(self, job_id: str) -> None:
         with translate_redis_errors():
