@@ -18,7 +18,7 @@ import zstandard
 from pydantic import BaseModel
 
 from qcrd.errors import NotFound, UnreadableRecord
-from qcrd.records.base import parse_stored_record
+from qcrd.records.base import StoredRecord, parse_stored_record
 from qcrd.runtime.settings import StoreSettings
 from qcrd.runtime.storage.s3 import S3Store
 from qcrd.runtime.storage.unreadable import UnreadableObjects
@@ -131,8 +131,8 @@ def read_record(store: Store, key: str, type: type[RecordT]) -> RecordT:
     """`NotFound` when there is no object; `UnreadableRecord` when it is not a `type` that this
     release can read, or has another `id` than its key: what is done to it would be done to that."""
     record = parse_stored_record(type, read_object(store, key), key)
-    record_id = getattr(record, "id", None)
-    if isinstance(record_id, str) and record_id not in key.removesuffix(".json").split("/"):
+    record_id = getattr(record, "id", None) if isinstance(record, StoredRecord) else None
+    if record_id is not None and record_id not in key.removesuffix(".json").split("/"):
         raise UnreadableRecord(
             f"{key} cannot be read as {type.__name__} by this release: it has another `id`"
         )
