@@ -3,6 +3,7 @@ with fields of other releases, what one of them stored, so that two can run side
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal, TypeVar, get_args
@@ -46,6 +47,9 @@ class StoredRecord(Record):
 
 _VERSION = TypeAdapter(Annotated[str, AfterValidator(_check_major)])
 RecordT = TypeVar("RecordT", bound=BaseModel)
+
+_WITHOUT_PARTS = frozenset({str, int, bool, type(None)})
+"""What most values of a record are."""
 
 
 def parse_record(
@@ -99,11 +103,9 @@ def parse_stored_record(record: type[RecordT], data: str | bytes, location: str)
     """Parse `data` that was stored at `location`; unknown fields are kept. `UnreadableRecord` for
     that of another major version, or damaged."""
     try:
-        found_record = record.model_validate_json(data)
+        parsed = record.model_validate_json(data)
         # A later release may give a version to what has none yet.
-        version = (found_record.model_extra or {}).get("schema_version", SCHEMA_VERSION)
-        _VERSION.validate_python(version)
-        return found_record
+        _VERSION.validate_python((parsed.model_extra or {}).get("schema_version", SCHEMA_VERSION))
     except ValidationError as error:
         found = error.errors(include_input=False, include_url=False)
         first = next((one for one in found if one["loc"] == ("schema_version",)), found[0])
@@ -113,3 +115,30 @@ def parse_stored_record(record: type[RecordT], data: str | bytes, location: str)
             f"{location} cannot be read as {record.__name__} by this release: "
             + (reason if path in ("", "schema_version") else f"`{path}`: {reason}")
         ) from error
+    # Not the lines of files: they are many, and one of them harms what reads its file alone.
+    if isinstance(parsed, StoredRecord) and _has_infinite(parsed):
+        raise UnreadableRecord(
+            f"{location} cannot be read as {record.__name__} by this release: a number of it is "
+            "not finite"
+        )
+    return parsed
+
+
+def _has_infinite(record: BaseModel) -> bool:
+    """Whether a number in it is infinite or none: JSON takes `1e999`, and no response does."""
+    remaining: list[object] = [record]
+    while remaining:
+        value = remaining.pop()
+        if type(value) in _WITHOUT_PARTS:
+            continue
+        if isinstance(value, float):
+            if not math.isfinite(value):
+                return True
+        elif isinstance(value, BaseModel):
+            remaining += value.__dict__.values()
+            remaining += (value.model_extra or {}).values()
+        elif isinstance(value, dict):
+            remaining += value.values()
+        elif isinstance(value, list | tuple):
+            remaining += value
+    return False

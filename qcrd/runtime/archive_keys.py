@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from qcrd.runtime import keys
 
 JOBS = "jobs/"
@@ -15,6 +17,8 @@ GENERATION_INDEXES = "generation-indexes/"
 GENERATION_USES = "generation-uses/"
 MAX_MICROSECONDS = 10**16
 """Of the year 2286: subtracted from it, a later time sorts first."""
+_PLACE = re.compile(r"([0-9]{16})-([a-z]+)-([0-9a-z]+)")
+_EVENT_PAGE = re.compile(r"([0-9]+-[0-9]+)_([0-9]+-[0-9]+)\.jsonl\.zst")
 _INVERTED_DIGITS = str.maketrans("0123456789abcdef", "fedcba9876543210")
 
 
@@ -39,8 +43,9 @@ def deleted_job_key(job_id: str) -> str:
     return f"{DELETED}{job_id}"
 
 
-def parse_ended_job_key(key: str) -> tuple[float, str]:
-    """The time of creation in seconds since the epoch, to the microsecond, and the job's id."""
+def parse_ended_job_key(key: str) -> tuple[float, str] | None:
+    """The time of creation in seconds since the epoch, to the microsecond, and the job's id; None
+    for what is no such key and only lies there."""
     return _parse_place(key.removeprefix(ENDED))
 
 
@@ -49,8 +54,8 @@ def published_model_key(model_id: str, created_at: float) -> str:
     return PUBLISHED + _make_place(model_id, created_at)
 
 
-def parse_published_model_key(key: str) -> tuple[float, str]:
-    """The time of publication in seconds since the epoch, and the model's id."""
+def parse_published_model_key(key: str) -> tuple[float, str] | None:
+    """The time of publication in seconds since the epoch, and the model's id; None as above."""
     return _parse_place(key.removeprefix(PUBLISHED))
 
 
@@ -60,8 +65,10 @@ def _make_place(name: str, created_at: float) -> str:
     return f"{time:016d}-{prefix}-{digits.translate(_INVERTED_DIGITS)}"
 
 
-def _parse_place(place: str) -> tuple[float, str]:
-    time, prefix, digits = place.split("-")
+def _parse_place(place: str) -> tuple[float, str] | None:
+    if (match := _PLACE.fullmatch(place)) is None:
+        return None
+    time, prefix, digits = match.groups()
     created_at = (MAX_MICROSECONDS - int(time)) / 1_000_000
     return created_at, f"{prefix}-{digits.translate(_INVERTED_DIGITS)}"
 
@@ -75,10 +82,10 @@ def event_page_key(job_id: str, first: str, last: str) -> str:
     return f"{event_pages_prefix(job_id)}{first}_{last}.jsonl.zst"
 
 
-def parse_event_page_key(key: str) -> tuple[str, str]:
-    """The ids of the first and the last event."""
-    first, _, last = key.rsplit("/", 1)[1].removesuffix(".jsonl.zst").partition("_")
-    return first, last
+def parse_event_page_key(key: str) -> tuple[str, str] | None:
+    """The ids of the first and the last event; None for what is no page."""
+    match = _EVENT_PAGE.fullmatch(key.rsplit("/", 1)[1])
+    return None if match is None else (match[1], match[2])
 
 
 def generation_index_prefix(teacher: str, sampling: str) -> str:

@@ -83,6 +83,12 @@ def file_time_key(file_id: str, created_at: float) -> str:
     return f"{file_prefix(file_id)}at-{int(created_at * 1000):015d}"
 
 
+def parse_file_time_key(key: str) -> float | None:
+    """The seconds since the epoch in such a key; None for any other key."""
+    match = re.fullmatch(r"at-([0-9]{1,15})", key.rpartition("/")[2])
+    return None if match is None else int(match[1]) / 1000
+
+
 def upload_key(upload_id: str) -> str:
     """A file's content; the digest that becomes the file's id is only known after the upload."""
     return f"{UPLOADS}{upload_id}"
@@ -211,6 +217,12 @@ def judge_version_prefix(judge_id: str, version: int) -> str:
 def judge_description_key(judge_id: str, version: int) -> str:
     """Written last: the version exists if this object does."""
     return f"{judge_version_prefix(judge_id, version)}judge.json"
+
+
+def parse_judge_version(key: str) -> int | None:
+    """The version in such a key; None for any other key."""
+    match = re.fullmatch(rf"{JUDGES}[^/]+/([0-9]{{6,9}})/judge\.json", key)
+    return None if match is None else int(match[1])
 
 
 def make_model_id(job_id: str) -> str:

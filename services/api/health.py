@@ -97,6 +97,8 @@ def check_readiness(gateway: GatewayDep, readiness: ReadinessDep) -> JSONRespons
     if state["redis"] == "ok":  # both are asked of it, and would wait for it here
         if teachers := _list_teachers(gateway):
             detail["teachers"] = teachers
+        if state["store"] == "ok":
+            gateway.store.unreadable.look_again()
         if unreadable := _list_unreadable(gateway):
             detail["unreadable"] = unreadable
     return JSONResponse(detail, 200 if is_ready else 503)
@@ -140,4 +142,10 @@ def _list_unreadable(gateway: Gateway) -> dict[str, str]:
         jobs = gateway.jobs.list_unreadable()
     except QcrdError:
         jobs = {}
-    return {**jobs, **gateway.store.unreadable.reasons()}
+    named = {**jobs, **gateway.store.unreadable.reasons()}
+    # A damaged name may be no text that a response can have.
+    return {_escape_surrogates(name): _escape_surrogates(named[name]) for name in named}
+
+
+def _escape_surrogates(text: str) -> str:
+    return text.encode(errors="backslashreplace").decode()

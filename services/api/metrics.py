@@ -115,12 +115,17 @@ def _build_counters(counts: list[CounterValue]) -> Iterator[Metric]:
 
 def _build_stage_histogram(counts: list[CounterValue], help_text: str) -> Metric:
     family = HistogramMetricFamily("qcrd_stage_seconds", help_text, labels=["stage"])
-    sums = {dict(c.labels)["stage"]: c.value for c in counts if c.name == "stage_seconds_sum"}
+    sums = {
+        stage: count.value
+        for count in counts
+        if count.name == "stage_seconds_sum" and (stage := dict(count.labels).get("stage"))
+    }
     for stage, total in sums.items():
         counts_by_bound = {
-            labels["le"]: count.value
+            labels.get("le"): count.value
             for count in counts
-            if count.name == "stage_seconds" and (labels := dict(count.labels))["stage"] == stage
+            if count.name == "stage_seconds"
+            and (labels := dict(count.labels)).get("stage") == stage
         }
         buckets, cumulative_count = [], 0.0
         for bound in BUCKET_BOUNDS:

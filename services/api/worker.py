@@ -13,9 +13,11 @@ import secrets
 import threading
 import time
 from collections.abc import Collection
+from contextlib import suppress
 
 from redis import Redis
 
+from qcrd.errors import UnreadableRecord
 from qcrd.records.job import Stage
 from qcrd.runtime import redis_keys
 from qcrd.runtime.jobs.celery_worker import StageWorker
@@ -100,7 +102,9 @@ def alarm_full_redis(deps: WorkerDeps, memory: RedisMemory) -> None:
     log.error("%s", memory.describe())
     for job in deps.jobs.iter_active():
         data = {"redis_memory": memory.used, "redis_memory_limit": memory.limit}
-        deps.events.append(job.id, memory.describe(), level="warn", data=data, once="redis-memory")
+        text, once = memory.describe(), "redis-memory"
+        with suppress(UnreadableRecord):  # a damaged log keeps nothing from the others
+            deps.events.append(job.id, text, level="warn", data=data, once=once)
 
 
 def sweep_forever(

@@ -173,9 +173,8 @@ class ResidentJudge:
         return stored
 
     def _list_versions(self) -> list[int]:
-        prefix = keys.judge_prefix(self._id)
-        names = [key.removeprefix(prefix) for key in self._store.list(prefix)]
-        return sorted(int(n.split("/")[0]) for n in names if n.endswith("/" + DESCRIPTION_FILE))
+        parsed = map(keys.parse_judge_version, self._store.list(keys.judge_prefix(self._id)))
+        return sorted(version for version in parsed if version is not None)
 
 
 def _copy_weights(judge: LocalJudge) -> dict[str, torch.Tensor]:

@@ -78,7 +78,8 @@ def _open_private(path: Path) -> IO[bytes]:
 
 
 def _write_line(out: IO[bytes] | Any, value: Any) -> None:
-    out.write(json.dumps(value, ensure_ascii=False).encode() + b"\n")
+    # As they came from Redis: a value that is no UTF-8 is kept as it is.
+    out.write(json.dumps(value, ensure_ascii=False).encode(errors="surrogateescape") + b"\n")
 
 
 def iter_entries(redis: Redis) -> Iterator[Entry]:
@@ -158,7 +159,10 @@ def _check_whole(path: Path) -> None:
 
 def _iter_lines(path: Path) -> Iterator[Any]:
     try:
-        with path.open("rb") as file, zstandard.open(file, "rt", encoding="utf-8") as lines:
+        with (
+            path.open("rb") as file,
+            zstandard.open(file, "rt", encoding="utf-8", errors="surrogateescape") as lines,
+        ):
             for line in lines:
                 yield json.loads(line)
     except OSError as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from qcrd.errors import Conflict, NotFound
+from qcrd.errors import Conflict, NotFound, UnreadableRecord
 from qcrd.records.job import Job, JobStatus, Lease, Stage
 from qcrd.runtime.jobs.state_machine import (
     LEASE_TTL,
@@ -79,8 +79,8 @@ def claim_job(
         if error.code == "running_limit":
             raise
         return None
-    except NotFound:
-        return None
+    except (NotFound, UnreadableRecord):
+        return None  # the latter is of another release since it was found among those that wait
 
 
 def renew_lease(jobs: JobStore, job_id: str, token: int, now: float, ttl: float = LEASE_TTL) -> Job:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from typing import Protocol
 
-from qcrd.errors import NotFound, QcrdError, Transient
+from qcrd.errors import NotFound, QcrdError, Transient, UnreadableRecord
 from qcrd.records.job import Job, JobStatus
 from qcrd.records.webhooks import WebhookDelivery
 from qcrd.runtime import keys
@@ -67,7 +67,10 @@ def finalize_pending(
     """
     pending = [job for job in deps.jobs.iter_active() if _needs_finalizing(job, now, grace_seconds)]
     for job in pending:
-        _emit_end(deps, job)
+        try:
+            _emit_end(deps, job)
+        except UnreadableRecord as error:  # its log alone
+            log.warning(ARCHIVE_FAILED, error, extra={"data": {"job_id": job.id}})
     finalized = []
     for job in pending:
         try:

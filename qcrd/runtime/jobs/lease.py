@@ -9,7 +9,7 @@ import time
 from types import TracebackType
 from typing import Self
 
-from qcrd.errors import LeaseLost, NotFound, Transient
+from qcrd.errors import LeaseLost, NotFound, Transient, UnreadableRecord
 from qcrd.records.job import Job, JobStatus
 from qcrd.runtime.jobs.commands import renew_lease
 from qcrd.runtime.jobs.store import JobStore
@@ -64,8 +64,9 @@ class LeaseHeartbeat:
         return self._should_run and not self._may_have_expired()
 
     def check_lease(self) -> None:
-        """`LeaseLost` when the job is finished, deleted, or may have another worker. A worker that
-        was asked to pause still holds the lease and may save its work."""
+        """`LeaseLost` when the job is finished, deleted, of a release that this one cannot read, or
+        may have another worker. A worker that was asked to pause still holds the lease and may save
+        its work."""
         self._poll_job()
         if self._lease_lost or self._may_have_expired():
             raise LeaseLost(f"job {self._id} is no longer leased with token {self._token}")
@@ -76,7 +77,7 @@ class LeaseHeartbeat:
         self._polled_at = time.monotonic()
         try:
             self._update_from_job(self._jobs.get(self._id))
-        except NotFound:
+        except (NotFound, UnreadableRecord):
             self._mark_lost()
         except Transient as error:
             log.warning("cannot read the job to check whether it was cancelled: %s", error)
@@ -99,7 +100,7 @@ class LeaseHeartbeat:
                 renew_lease(self._jobs, self._id, self._token, self._jobs.now(), self._ttl)
             )
             self._renewed_at = sent_at
-        except (LeaseLost, NotFound):
+        except (LeaseLost, NotFound, UnreadableRecord):
             self._mark_lost()
 
     def _renew_loop(self) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from qcrd.errors import Conflict, NotFound
+from qcrd.errors import Conflict, NotFound, UnreadableRecord
 from qcrd.records.job import Job, JobStatus, Stage
 from qcrd.runtime.jobs.queue import JobQueue
 from qcrd.runtime.jobs.state_machine import (
@@ -151,7 +152,9 @@ def alarm_unreadable(jobs: JobStore, events: EventLog) -> dict[str, str]:
     """
     unreadable = jobs.list_unreadable()
     for job_id, reason in unreadable.items():
-        events.append(job_id, f"set aside: {reason}", level="error", once="unreadable")
+        # Its log may be damaged too, and the others' are not.
+        with suppress(UnreadableRecord):
+            events.append(job_id, f"set aside: {reason}", level="error", once="unreadable")
     return unreadable
 
 
@@ -196,6 +199,6 @@ def _claim_resend(
 
     try:
         jobs.update(job_id, change)
-    except (Conflict, NotFound):
+    except (Conflict, NotFound, UnreadableRecord):
         return False
     return True

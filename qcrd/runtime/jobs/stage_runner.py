@@ -14,6 +14,7 @@ from qcrd.errors import (
     LeaseLost,
     NotFound,
     Transient,
+    UnreadableRecord,
 )
 from qcrd.records.job import Job, JobStatus, Stage
 from qcrd.runtime import telemetry
@@ -117,7 +118,7 @@ def _write_outcome(deps: WorkerDeps, job: Job, outcome: Outcome) -> None:
 
     try:
         after = _retry_while_unavailable(deps, lambda: deps.jobs.update(job.id, change))
-    except (LeaseLost, NotFound) as error:
+    except (LeaseLost, NotFound, UnreadableRecord) as error:
         log.info("outcome not written: %s", error)
         if _retry_while_unavailable(deps, lambda: _was_taken_over(deps.jobs, job)):
             deps.counters.increment("lease_losses", stage=(job.stage or Stage.ASSEMBLING).value)
@@ -141,7 +142,7 @@ def _was_taken_over(job_store: JobStore, job: Job) -> bool:
     """Whether another worker has claimed the job; cancelling or deleting it is no takeover."""
     try:
         return job_store.get(job.id).lease.token != job.lease.token
-    except NotFound:
+    except (NotFound, UnreadableRecord):
         return False
 
 

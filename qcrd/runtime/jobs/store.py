@@ -6,9 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
-from qcrd.errors import NotFound, UnreadableRecord
+from qcrd.errors import Conflict, NotFound, UnreadableRecord
 from qcrd.records.base import parse_stored_record
 from qcrd.records.job import Job, JobStatus
+
+MAX_NAMED = 5
+"""Jobs that an error names."""
 
 JobChange = Callable[[Job], Job]
 
@@ -55,8 +58,9 @@ class JobRecords(Protocol):
         """The jobs that are not `concluded`, newest first. Their ids are read at the first item,
         each record when its page is read."""
 
-    def list_unreadable(self) -> dict[str, str]:
-        """Why a job was left out, by its id, for those that still cannot be read."""
+    def list_unreadable(self, *, active: bool = False) -> dict[str, str]:
+        """Why a job was left out, by its id, for those that still cannot be read. With `active`
+        all of those that nobody is known to have concluded: what they need is not known."""
 
 
 class WaitingJobs(Protocol):
@@ -104,7 +108,12 @@ class JobListing(ABC):
 
 
 def parse_job(job_id: str, body: str) -> Job:
-    return parse_stored_record(Job, body, f"job {job_id}")
+    """`UnreadableRecord`, also for the record of another job: by its id it would be changed in
+    place of that one."""
+    job = parse_stored_record(Job, body, f"job {job_id}")
+    if job.id != job_id:
+        raise UnreadableRecord(f"job {job_id} cannot be read: its record has another `id`")
+    return job
 
 
 def parse_readable_jobs(
@@ -118,6 +127,20 @@ def parse_readable_jobs(
         except UnreadableRecord as error:
             note_unreadable(job_id, error.message)
     return jobs
+
+
+def check_active_readable(jobs: JobRecords, what: str) -> None:
+    """`Conflict` while a job that is not over cannot be read: it may need `what`, which somebody is
+    about to delete."""
+    if unreadable := jobs.list_unreadable(active=True):
+        ids = sorted(unreadable)
+        more = f" and {len(ids) - MAX_NAMED} more" if len(ids) > MAX_NAMED else ""
+        raise Conflict(
+            f"{what} stays: this release cannot read job {', '.join(ids[:MAX_NAMED])}{more}, which "
+            "may need it. Delete it with a release that reads the job, or see docs/upgrade.md for "
+            "one that is damaged; GET /ready says what is wrong",
+            code="unreadable_jobs",
+        )
 
 
 def is_readable(jobs: JobRecords, job_id: str) -> bool:

@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol, cast
 
+from pydantic_core import from_json
 from redis import Redis
+from redis.exceptions import ResponseError
 
-from qcrd.errors import Transient
+from qcrd.errors import Transient, UnreadableRecord
 from qcrd.runtime import redis_keys
 from qcrd.runtime.redis.connection import translate_redis_errors
 
@@ -40,6 +42,11 @@ the stage and the upper bound `le` of the bucket, and its sums are under `stage_
 STAGE_SECONDS_BUCKETS = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14400.0, 86400.0)
 """Upper bounds in seconds, up to a day."""
 
+MAX_COUNT = 1e18
+"""More than any counter reaches: what is above it is damaged, and would end sums as infinite."""
+MAX_TOLD = 100
+"""Damaged counters that a process names in its log."""
+
 
 @dataclass(frozen=True)
 class CounterValue:
@@ -53,7 +60,8 @@ class Counters(Protocol):
         """Never raises."""
 
     def read(self) -> list[CounterValue]:
-        """All counters. `Transient` while Redis is unavailable."""
+        """All counters but those that cannot be read, each of which is logged once. `Transient`
+        while Redis is unavailable."""
 
 
 class MemoryCounters:
@@ -67,24 +75,46 @@ class MemoryCounters:
 
     def read(self) -> list[CounterValue]:
         with self._lock:
-            return [_decode_field(field, value) for field, value in sorted(self._counts.items())]
+            counts = sorted(self._counts.items())
+        return [_decode_count(field, str(value)) for field, value in counts]
 
 
 class RedisCounters:
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
+        self._told: set[str] = set()
 
     def increment(self, name: str, value: float = 1.0, **labels: str) -> None:
         try:
             with translate_redis_errors():
                 self._redis.hincrbyfloat(redis_keys.COUNTERS, _encode_field(name, labels), value)
-        except Transient as error:
+        except (Transient, UnreadableRecord, ResponseError) as error:  # the last: it is no number
             log.warning("counter %s not incremented by %s: %s", name, value, error)
 
     def read(self) -> list[CounterValue]:
-        with translate_redis_errors():
-            fields = cast(dict[str, str], self._redis.hgetall(redis_keys.COUNTERS))
-        return [_decode_field(field, float(value)) for field, value in sorted(fields.items())]
+        try:
+            with translate_redis_errors():
+                fields = cast(dict[str, str], self._redis.hgetall(redis_keys.COUNTERS))
+        except UnreadableRecord as error:
+            self._tell_once(redis_keys.COUNTERS, error)
+            return []
+        counts = []
+        for field, value in sorted(fields.items()):
+            try:
+                counts.append(_decode_count(field, value))
+            except (TypeError, ValueError) as error:
+                self._tell_once(field, error)
+        return counts
+
+    def _tell_once(self, field: str, error: Exception) -> None:
+        if field not in self._told and len(self._told) < MAX_TOLD:
+            self._told.add(field)
+            log.error(
+                "counter %r of %s is left out, it is damaged: %s (HDEL removes it)",
+                field[:200],
+                redis_keys.COUNTERS,
+                error,
+            )
 
 
 def observe_stage_seconds(counters: Counters, stage: str, seconds: float) -> None:
@@ -98,6 +128,12 @@ def _encode_field(name: str, labels: Mapping[str, str]) -> str:
     return json.dumps([name, sorted(labels.items())], separators=(",", ":"))
 
 
-def _decode_field(field: str, value: float) -> CounterValue:
-    name, labels = json.loads(field)
-    return CounterValue(name, tuple((label, text) for label, text in labels), value)
+def _decode_count(field: str, value: str) -> CounterValue:
+    """`TypeError` or `ValueError` for what `increment` does not write."""
+    name, labels = from_json(field)
+    count = float(value)
+    if _encode_field(name, dict(labels)) != field:
+        raise ValueError("its name is not written as counters' names are")
+    if not 0 <= count <= MAX_COUNT:
+        raise ValueError(f"its value is not between 0 and {MAX_COUNT:g}")
+    return CounterValue(name, tuple((label, text) for label, text in labels), count)

@@ -11,8 +11,9 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any, Literal, Protocol, cast
 
-from pydantic import ValidationError
+from pydantic_core import from_json
 from redis import Redis
+from redis.exceptions import ResponseError
 
 from qcrd.errors import Invalid
 from qcrd.records.job import Event
@@ -25,7 +26,10 @@ EventType = Literal["message", "metrics"]
 BEFORE_FIRST_EVENT = "0000000000000-000000"
 """Sorts before every event id."""
 MAX_WATCHED_EVENTS = 200
-_ID = re.compile(r"([0-9]{1,15})-([0-9]{1,9})")
+UNREADABLE_EVENT = "an event that this release cannot read"
+_ID = re.compile(r"([0-9]{1,20})-([0-9]{1,20})")
+_MAX_ID_PART = 2**64 - 1
+"""Of a stream of Redis."""
 
 
 class EventLog(Protocol):
@@ -79,27 +83,29 @@ def format_event_id(milliseconds: int, sequence: int) -> str:
 def parse_event_id(value: str, param: str = "after") -> tuple[int, int]:
     """The milliseconds and the sequence of an id; `Invalid`, naming `param`, for anything else."""
     match = _ID.fullmatch(value)
-    if match is None:
+    if match is None or max(at := (int(match[1]), int(match[2]))) > _MAX_ID_PART:
         raise Invalid(f"`{param}`: {value[:80]!r} is not an event id", param=param)
-    return int(match[1]), int(match[2])
+    return at
 
 
-def make_event(job_id: str, at: tuple[int, int], fields: dict[str, Any]) -> Event:
-    """The event that `fields` were stored for; a placeholder where this release cannot read it, so
-    that the events around it are."""
+def make_event(job_id: str, at: tuple[int, int], body: str | None) -> Event:
+    """The event stored as the JSON `body`; a placeholder where this release cannot read it, so that
+    the events around it are."""
     place = {"id": format_event_id(*at), "job_id": job_id, "created_at": at[0] / 1000}
     try:
-        return Event.model_validate({**fields, **place})
-    except ValidationError:
-        text = "an event that this release cannot read"
-        return Event.model_validate({**place, "message": text, "level": "warn"})
+        # A text that was no UTF-8 is none that it takes, which is the TypeError here; `ValueError`
+        # is that of its own and of a record's validation.
+        return Event.model_validate({**from_json(body or ""), **place})
+    except (TypeError, ValueError):
+        return Event.model_validate({**place, "message": UNREADABLE_EVENT, "level": "warn"})
 
 
 APPEND_SCRIPT = """
 local known = redis.call('HGET', KEYS[2], ARGV[1])
 if known then
-  local earlier = cjson.decode(known)
-  if earlier[1] >= tonumber(ARGV[2]) then return {earlier[2], earlier[3]} end
+  local is_json, earlier = pcall(cjson.decode, known)
+  if is_json and type(earlier) == 'table' and type(earlier[1]) == 'number'
+      and earlier[1] >= tonumber(ARGV[2]) then return {earlier[2], earlier[3]} end
 end
 local entry = redis.call('XADD', KEYS[1], '*', 'event', ARGV[3])
 redis.call('HSET', KEYS[2], ARGV[1], cjson.encode({tonumber(ARGV[2]), entry, ARGV[3]}))
@@ -107,7 +113,8 @@ return {entry, ARGV[3]}
 """
 """Keys: the stream, and the latest entry under each name. Arguments: a name, the number of this
 call under it, the event. A call with a known number was resent after a lost reply; it returns the
-entry that it made. Nothing is dropped: what makes a log long is moved to its archive."""
+entry that it made. A damaged note of an earlier call is none: what has to be said is said. Nothing
+is dropped: what makes a log long is moved to its archive."""
 
 
 class MemoryEventLog:
@@ -130,7 +137,7 @@ class MemoryEventLog:
         with self._condition:
             if once is not None and (job_id, once) in self._emitted_once:
                 return self._emitted_once[job_id, once]
-            new_event = make_event(job_id, self._next_id(job_id), json.loads(json.dumps(fields)))
+            new_event = make_event(job_id, self._next_id(job_id), json.dumps(fields))
             self._events[job_id].append(new_event)
             if once is not None:
                 self._emitted_once[job_id, once] = new_event
@@ -229,7 +236,7 @@ class RedisEventLog:
         with translate_redis_errors():
             result = self._append_script(names, [name, number, json.dumps(fields)])
         entry, body = cast(tuple[str, str], result)
-        return make_event(job_id, parse_event_id(entry), json.loads(body))
+        return make_event(job_id, parse_event_id(entry), body)
 
     def read(
         self,
@@ -261,11 +268,24 @@ class RedisEventLog:
         }
         wait = min(block_ms, int(BLOCK_SECONDS * 1000))
         with translate_redis_errors():
-            response = self._redis.xread(cast(Any, streams), count=MAX_WATCHED_EVENTS, block=wait)
+            try:
+                response = self._read_streams(streams, wait)
+            except ResponseError as error:
+                if not str(error).startswith("WRONGTYPE"):
+                    raise
+                # One read is of all jobs, and one of them has another kind of value there.
+                kept = {key for key in streams if self._redis.type(key) in ("stream", "none")}
+                response = self._read_streams({key: streams[key] for key in kept}, wait)
         return {
             jobs[key]: _parse_entries(jobs[key], entries)
             for key, entries in _entries_by_stream(response)
         }
+
+    def _read_streams(self, streams: Mapping[str, str], wait: int) -> Any:
+        if not streams:
+            time.sleep(wait / 1000)
+            return None
+        return self._redis.xread(cast(Any, streams), count=MAX_WATCHED_EVENTS, block=wait)
 
     def delete(self, job_id: str) -> None:
         with translate_redis_errors():
@@ -273,9 +293,7 @@ class RedisEventLog:
 
 
 def _parse_entries(job_id: str, entries: Any) -> list[Event]:
-    return [
-        make_event(job_id, parse_event_id(at), json.loads(body["event"])) for at, body in entries
-    ]
+    return [make_event(job_id, parse_event_id(at), body.get("event")) for at, body in entries]
 
 
 def _entries_by_stream(response: Any) -> list[tuple[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 from redis import Redis
 
@@ -31,11 +31,16 @@ local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1], 'LIMIT', 0, AR
 for _, id in ipairs(due) do
   local key = ARGV[4] .. id
   redis.call('ZADD', KEYS[1], ARGV[2], id)
-  local attempts = redis.call('HINCRBY', key, 'attempts', 1)
-  table.insert(taken, {redis.call('HGET', key, 'delivery'), attempts})
+  local attempts = redis.pcall('HINCRBY', key, 'attempts', 1)
+  if type(attempts) == 'number' then
+    table.insert(taken, {redis.call('HGET', key, 'delivery'), attempts})
+  else
+    table.insert(taken, {attempts['err'], -1, id})
+  end
 end
 return taken
 """
+"""One whose count of attempts is damaged is no error of the whole claim."""
 SETTLE_SCRIPT = """
 if redis.call('HGET', KEYS[1], 'attempts') ~= ARGV[1] then return 0 end
 if ARGV[3] ~= '' then return redis.call('ZADD', KEYS[2], 'XX', ARGV[3], ARGV[2]) end
@@ -117,12 +122,13 @@ class RedisWebhookQueue:
             rows = self._claim_script(
                 [redis_keys.WEBHOOKS_DUE], [now, now + lease, limit, redis_keys.webhook_key("")]
             )
-        claimed = cast("list[tuple[str, int]]", rows)
-        return [
-            delivery.model_copy(update={"attempts": attempts})
-            for body, attempts in claimed
-            if (delivery := _parse_delivery(body)) is not None
-        ]
+        claimed = []
+        for body, attempts, *damaged in cast("list[list[Any]]", rows):
+            if damaged:
+                log.error("webhook delivery %s is not sent, it is damaged: %s", damaged[0], body)
+            elif (delivery := _parse_delivery(body)) is not None:
+                claimed.append(delivery.model_copy(update={"attempts": attempts}))
+        return claimed
 
     def postpone(self, delivery: WebhookDelivery, until: float) -> None:
         self._finish_attempt(delivery, str(until))
@@ -136,10 +142,11 @@ class RedisWebhookQueue:
             self._settle_script(names, [delivery.attempts, delivery.id, until, SETTLED_TTL_SECONDS])
 
 
-def _parse_delivery(body: str) -> WebhookDelivery | None:
-    """None, and a line in the log, for one of another release: it is due again after the lease."""
+def _parse_delivery(body: str | None) -> WebhookDelivery | None:
+    """None, and a line in the log, for one of another release, or without a body: it is due again
+    after the lease."""
     try:
-        return parse_stored_record(WebhookDelivery, body, "a webhook delivery")
+        return parse_stored_record(WebhookDelivery, body or "", "a webhook delivery")
     except UnreadableRecord as error:
         log.error("not sent: %s", error)
         return None

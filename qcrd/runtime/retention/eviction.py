@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from qcrd.errors import NotFound
+from qcrd.errors import NotFound, UnreadableRecord
 from qcrd.records.job import Job
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.archive.event_archive import EventArchive
@@ -16,6 +17,8 @@ from qcrd.runtime.redis.event_log import EventLog
 from qcrd.runtime.redis.event_trimming import EventTrimmer
 from qcrd.runtime.redis.generation_buffer import AccountUpdate, GenerationBuffer
 from qcrd.runtime.storage.store import Store
+
+log = logging.getLogger(__name__)
 
 PAGE_SIZE = 100
 LONG_LOG = 10_000
@@ -79,11 +82,17 @@ class Evictor:
         newest `kept`; the ids of their jobs."""
         moved = []
         for job in self.jobs.iter_active():
-            if self.trimmer.count(job.id) <= longest:
-                continue
-            if newest := self.events.read(job.id, None, kept + 1, newest_first=True):
-                through = newest[-1].id
-                EventArchive(self.store).add_new(job.id, self.events, through=through)
-                self.trimmer.trim(job.id, through)
-                moved.append(job.id)
+            try:
+                if self.trimmer.count(job.id) > longest and self._archive_older(job.id, kept):
+                    moved.append(job.id)
+            except UnreadableRecord as error:
+                log.warning("no events archived: %s", error, extra={"data": {"job_id": job.id}})
         return moved
+
+    def _archive_older(self, job_id: str, kept: int) -> bool:
+        newest = self.events.read(job_id, None, kept + 1, newest_first=True)
+        if newest:
+            through = newest[-1].id
+            EventArchive(self.store).add_new(job_id, self.events, through=through)
+            self.trimmer.trim(job_id, through)
+        return bool(newest)

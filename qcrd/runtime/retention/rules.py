@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 
@@ -20,6 +21,9 @@ log = logging.getLogger(__name__)
 
 DELETION_MARK_SECONDS = 7 * DAY_SECONDS
 """Longer than a process that is about to write of a deleted job can be held up."""
+
+_JUDGE_VERSION = re.compile(r"[^/]+/[^/]+/[0-9]{6}/[^/]+\Z")
+"""Of a judge's objects, those of a version: what else lies there is not taken for the newest."""
 
 
 def iter_removals(
@@ -104,8 +108,8 @@ def _list_judges_of_models(store: InventoriedStore) -> set[str]:
 
 def _list_old_versions(objects: list[StoredObject]) -> list[StoredObject]:
     """The objects of all versions but the newest that is described; none where none is."""
-    numbers = [each.key.split("/")[2] for each in objects if each.key.endswith("/judge.json")]
-    versions = [each for each in objects if each.key.count("/") == 3]
+    versions = [each for each in objects if _JUDGE_VERSION.match(each.key)]
+    numbers = [each.key.split("/")[2] for each in versions if each.key.endswith("/judge.json")]
     return [each for each in versions if numbers and each.key.split("/")[2] < max(numbers)]
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from redis import Redis
 
-from qcrd.errors import NotFound
+from qcrd.errors import NotFound, UnreadableRecord
 from qcrd.runtime.jobs.archive.job_archive import JobArchive
 from qcrd.runtime.jobs.archive.job_history import JobHistory
 from qcrd.runtime.jobs.stores.redis_store import RedisJobStore
@@ -37,8 +37,8 @@ class Sweeper:
             try:
                 if not dry_run and not self.evictor.evict(job):
                     continue
-            except NotFound:
-                continue  # deleted meanwhile
+            except (NotFound, UnreadableRecord):
+                continue  # deleted meanwhile; or its log is damaged, and the others' are not
             since = describe_age(now - (job.finished_at or job.created_at))
             reason = f"it {job.status} {since} ago; the store has it"
             yield Removal("job in Redis", job.id, reason, (), 0)

@@ -10,7 +10,12 @@ from collections.abc import Iterator, Sequence
 
 from qcrd.records.job import PublishedModel
 from qcrd.runtime import archive_keys, keys
-from qcrd.runtime.storage.store import Store, find_readable_record, find_readable_records
+from qcrd.runtime.storage.store import (
+    Store,
+    find_readable_record,
+    find_readable_records,
+    note_stray_object,
+)
 
 PAGE_SIZE = 100
 
@@ -40,10 +45,13 @@ def iter_published_models(
 
 def _read_listed(store: Store, page: Sequence[str]) -> Iterator[PublishedModel]:
     """Those that exist, each at the place of its last publication."""
-    ids = (archive_keys.parse_published_model_key(key)[1] for key in page)
-    manifests = [keys.model_manifest_key(model_id) for model_id in ids]
+    places = {key: archive_keys.parse_published_model_key(key) for key in page}
+    for key in (key for key, place in places.items() if place is None):
+        note_stray_object(store, key)
+    ids = {key: place[1] for key, place in places.items() if place is not None}
+    manifests = [keys.model_manifest_key(model_id) for model_id in ids.values()]
     models = find_readable_records(store, manifests, PublishedModel)
-    for key, model in zip(page, models, strict=True):
+    for key, model in zip(ids, models, strict=True):
         if model is not None and key == archive_keys.published_model_key(
             model.id, model.created_at
         ):
@@ -53,7 +61,9 @@ def _read_listed(store: Store, page: Sequence[str]) -> Iterator[PublishedModel]:
 def index_published_models(store: Store) -> None:
     """List the models that are not yet: an earlier release published them."""
     listed = {
-        archive_keys.parse_published_model_key(key)[1] for key in store.list(archive_keys.PUBLISHED)
+        place[1]
+        for key in store.list(archive_keys.PUBLISHED)
+        if (place := archive_keys.parse_published_model_key(key))
     }
     for key in store.list(keys.MODELS):
         model_id = key.split("/")[1]

@@ -18,7 +18,7 @@ import zstandard
 from pydantic import BaseModel
 
 from qcrd.errors import NotFound, UnreadableRecord
-from qcrd.records.base import parse_stored_record
+from qcrd.records.base import StoredRecord, parse_stored_record
 from qcrd.runtime.settings import StoreSettings
 from qcrd.runtime.storage.s3 import S3Store
 from qcrd.runtime.storage.unreadable import UnreadableObjects
@@ -129,8 +129,14 @@ def write_record(store: Store, key: str, record: BaseModel) -> None:
 
 def read_record(store: Store, key: str, type: type[RecordT]) -> RecordT:
     """`NotFound` when there is no object; `UnreadableRecord` when it is not a `type` that this
-    release can read."""
-    return parse_stored_record(type, read_object(store, key), key)
+    release can read, or has another `id` than its key: what is done to it would be done to that."""
+    record = parse_stored_record(type, read_object(store, key), key)
+    record_id = getattr(record, "id", None) if isinstance(record, StoredRecord) else None
+    if record_id is not None and record_id not in key.removesuffix(".json").split("/"):
+        raise UnreadableRecord(
+            f"{key} cannot be read as {type.__name__} by this release: it has another `id`"
+        )
+    return record
 
 
 def find_record(store: Store, key: str, type: type[RecordT]) -> RecordT | None:
@@ -145,10 +151,32 @@ def find_readable_record(store: Store, key: str, type: type[RecordT]) -> RecordT
     """The record for a list, which none of its records may break: None when there is no object, as
     for a key that was deleted since it was listed, and when it cannot be read, with an alarm."""
     try:
-        return find_record(store, key, type)
+        found = find_record(store, key, type)
     except UnreadableRecord as error:
-        store.unreadable.add(key, error.message)
+        store.unreadable.add(key, error.message, lambda: not _is_readable(store, key, type))
         return None
+    store.unreadable.remove(key)
+    return found
+
+
+def _is_readable(store: Store, key: str, type: type[BaseModel]) -> bool:
+    """Whether the record can be read now, or is gone."""
+    try:
+        find_record(store, key, type)
+    except UnreadableRecord:
+        return False
+    return True
+
+
+def _is_there(store: Store, key: str) -> bool:
+    return store.list(key, limit=1) == [key]
+
+
+def note_stray_object(store: Store, key: str) -> None:
+    """Have the readiness probe name an object whose key this release gives to none, and which a
+    list leaves out."""
+    reason = f"{key} is no object that this release writes there"
+    store.unreadable.add(key, reason, lambda: _is_there(store, key))
 
 
 def find_readable_records(
@@ -207,13 +235,17 @@ def parse_line(
     skip_unreadable: bool = False,
 ) -> RecordT | None:
     """The record of line `number`, from 1, of such a file, as `read_lines` reads it."""
+    place = f"{key}, line {number}"
     try:
-        return parse_stored_record(type, line, f"{key}, line {number}")
+        record = parse_stored_record(type, line, place)
     except UnreadableRecord as error:
         if not skip_unreadable:
             raise
-        store.unreadable.add(f"{key}, line {number}", error.message)
+        # To look at a line again is to read its file up to it: until the next one who does.
+        store.unreadable.add(place, error.message, lambda: _is_there(store, key))
         return None
+    store.unreadable.remove(place)
+    return record
 
 
 def read_raw_lines(store: Store, key: str) -> list[bytes]:

@@ -95,12 +95,13 @@ class DiscriminatorService:
         """Version numbers by judge id; a judge without a spec yet is left out."""
         versions_by_id: dict[str, list[int]] = {}
         ids_with_spec: set[str] = set()
-        for parts in (key.split("/") for key in self._store.list(keys.JUDGES)):
-            versions = versions_by_id.setdefault(parts[1], [])
-            if parts[2:] == ["spec.json"]:
-                ids_with_spec.add(parts[1])
-            elif parts[-1] == "judge.json":
-                versions.append(int(parts[2]))
+        for key in self._store.list(keys.JUDGES):
+            judge_id = key.split("/")[1]
+            versions = versions_by_id.setdefault(judge_id, [])
+            if key == keys.judge_spec_key(judge_id):
+                ids_with_spec.add(judge_id)
+            elif (version := keys.parse_judge_version(key)) is not None:
+                versions.append(version)
         return {
             judge_id: versions
             for judge_id, versions in versions_by_id.items()
@@ -120,8 +121,8 @@ class DiscriminatorService:
 
     def _list_version_numbers(self, judge_id: str) -> list[int]:
         prefix = keys.judge_prefix(keys.require_id(judge_id, "judge_id", "discriminator_not_found"))
-        names = [key.removeprefix(prefix) for key in self._store.list(prefix)]
-        return [int(name.split("/")[0]) for name in names if name.endswith("/judge.json")]
+        parsed = map(keys.parse_judge_version, self._store.list(prefix))
+        return [version for version in parsed if version is not None]
 
     def _fetch_current(self, judge_id: str) -> tuple[JudgeVersion | None, str]:
         """The service's description of a loaded judge, or the reason why there is none."""

@@ -38,7 +38,9 @@ def resolve_cursor(after: str | None, last_event_id: str | None) -> str:
 
 def encode_event(event: Event) -> ServerSentEvent:
     text = f"id: {event.id}\ndata: {serializers.serialize_event(event).model_dump_json()}\n\n"
-    return ServerSentEvent(event.id, text.encode(), event.data.get("status") in TERMINAL)
+    # Compared one by one: an event of another release may have a list there.
+    is_final = any(event.data.get("status") == status for status in TERMINAL)
+    return ServerSentEvent(event.id, text.encode(), is_final)
 
 
 async def stream_events(

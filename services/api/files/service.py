@@ -7,6 +7,7 @@ the description, written last, says where they are.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -25,11 +26,19 @@ from qcrd.records.specs.spec import JobSpec
 from qcrd.runtime import keys
 from qcrd.runtime.data_files.detect import CHUNK_BYTES, FileFormat
 from qcrd.runtime.jobs.state_machine import TERMINAL
-from qcrd.runtime.jobs.store import JobStore
-from qcrd.runtime.storage.store import Store, find_readable_record, read_record, write_record
+from qcrd.runtime.jobs.store import JobStore, check_active_readable
+from qcrd.runtime.storage.store import (
+    Store,
+    find_readable_record,
+    note_stray_object,
+    read_record,
+    write_record,
+)
 from services.api.files.checked_stream import CheckedStream
 from services.api.http.access.ownership import check_owner
 from services.api.http.paging import skip_through, take_found
+
+log = logging.getLogger(__name__)
 
 PURPOSES = ("fine-tune", "evals", "user_data")
 """Of OpenAI's purposes, those that files of questions have."""
@@ -157,8 +166,10 @@ def _list_file_ids(store: Store, *, newest_first: bool) -> list[str]:
         file_id, _, name = key.removeprefix(keys.FILES).partition("/")
         if name == "meta.json":
             file_ids.append(file_id)
+        elif (created_at := keys.parse_file_time_key(key)) is not None:
+            times[file_id] = created_at
         elif name.startswith("at-"):
-            times[file_id] = int(name.removeprefix("at-")) / 1000
+            note_stray_object(store, key)
 
     for file_id in file_ids:
         if file_id not in times:
@@ -197,19 +208,26 @@ def _get_blob_key(stored: StoredFile) -> str:
 
 
 def delete_file(store: Store, jobs: JobStore, file_id: str, caller: ApiKey) -> None:
-    """`Conflict` while a job needs the file."""
+    """`Conflict` while a job needs the file, or may: one that this release cannot read."""
     stored = get_file(store, file_id)
     check_owner(f"file {file_id}", stored.owner, caller)
     for job in jobs.iter_active():
         if job.status not in TERMINAL and file_id in get_referenced_files(job.spec).values():
             raise Conflict(f"job {job.id} needs file {file_id}: cancel it or wait for its end")
+    check_active_readable(jobs, f"file {file_id}")
     _delete_stored(store, stored)
 
 
 def delete_expired_files(store: Store, jobs: JobStore, now: float) -> list[str]:
-    """The ids of the files whose time is over and that no job needs, which are gone then."""
+    """The ids of the files whose time is over and that no job needs, which are gone then. None
+    while there are jobs that this release cannot read and that may need them."""
     marked = [key for key in store.list(keys.FILES) if keys.is_file_expiry_key(key)]
     if not marked:
+        return []
+    try:
+        check_active_readable(jobs, "what is over")
+    except Conflict as error:
+        log.warning("no file is deleted whose time is over: %s", error)
         return []
     needed = {
         file_id

@@ -10,12 +10,13 @@ from __future__ import annotations
 import secrets
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Protocol, TypeGuard
 
 from redis import Redis
 
-from qcrd.errors import Conflict
-from qcrd.records.base import Record, StoredRecord
+from qcrd.errors import Conflict, UnreadableRecord
+from qcrd.records.base import Record, StoredRecord, parse_stored_record
 from qcrd.runtime import redis_keys
 from qcrd.runtime.redis.connection import translate_redis_errors
 
@@ -65,6 +66,8 @@ class IdempotencyStore(Protocol):
         `name` until `finish`, `release` or `LEASE_SECONDS` without `renew`.
 
         `Conflict` for another request under the same name, `RequestInProgress` while it runs.
+        `UnreadableRecord` where the entry is of a release that this one cannot read, or damaged:
+        its request may have been executed, and is not a second time.
         """
 
     def renew(self, name: str, holder: str, now: float) -> None: ...
@@ -148,12 +151,13 @@ class MemoryIdempotencyStore:
 
 FINISH_SCRIPT = """
 local there = redis.call('GET', KEYS[1])
-if there and cjson.decode(there)['holder'] == ARGV[1] then
+local is_json, entry = pcall(cjson.decode, there)
+if is_json and type(entry) == 'table' and entry['holder'] == ARGV[1] then
     redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[3])
 end
 """
-"""Replaces the holder's entry by one with the response. Every response waits for it, so it is one
-command and not the three of a transaction."""
+"""Replaces the holder's entry by one with the response; one that cannot be read stays. Every
+response waits for it, so it is one command and not the three of a transaction."""
 
 
 class RedisIdempotencyStore:
@@ -176,7 +180,15 @@ class RedisIdempotencyStore:
             claimed[:] = [claim_entry(entry, fingerprint, holder, now)]
             return claimed[0]
 
-        self._update(name, claim)
+        try:
+            self._update(name, claim)
+        except UnreadableRecord as error:
+            raise UnreadableRecord(
+                "what is kept of an earlier request with this `Idempotency-Key` cannot be read by "
+                "this release, so nothing was done: see whether that request was carried out, and "
+                f"if not, send this one under another key ({error.message})",
+                param="Idempotency-Key",
+            ) from error
         return claimed[0]
 
     def renew(self, name: str, holder: str, now: float) -> None:
@@ -194,7 +206,11 @@ class RedisIdempotencyStore:
         self._update_if_holder(name, holder, _make_release(forget))
 
     def _update_if_holder(self, name: str, holder: str, update: EntryUpdate) -> None:
-        self._update(name, lambda entry: update(entry) if _is_pending_for(entry, holder) else entry)
+        # An entry that cannot be read is nobody's that this release knows.
+        with suppress(UnreadableRecord):
+            self._update(
+                name, lambda entry: update(entry) if _is_pending_for(entry, holder) else entry
+            )
 
     def _update(
         self, name: str, update: Callable[[IdempotencyEntry | None], IdempotencyEntry | None]
@@ -204,7 +220,7 @@ class RedisIdempotencyStore:
 
         def run_transaction(pipe: Any) -> None:
             raw = pipe.get(key)
-            entry = None if raw is None else IdempotencyEntry.model_validate_json(raw)
+            entry = None if raw is None else parse_stored_record(IdempotencyEntry, raw, key)
             updated = update(entry)
             pipe.multi()
             if updated is None:

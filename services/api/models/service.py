@@ -11,7 +11,7 @@ from qcrd.records.rest import FileLink
 from qcrd.records.specs.spec import JobSpec
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.state_machine import TERMINAL
-from qcrd.runtime.jobs.store import JobStore
+from qcrd.runtime.jobs.store import JobStore, check_active_readable
 from qcrd.runtime.storage.published_models import iter_published_models, remove_published_model
 from qcrd.runtime.storage.store import Store, read_record
 from services.api.http.access.ownership import check_owner, get_job_owner
@@ -54,7 +54,7 @@ def check_published(store: Store, model_id: str) -> None:
 
 
 def delete_model(store: Store, jobs: JobStore, model_id: str, caller: ApiKey) -> None:
-    """`NotFound`; `Conflict` while a job that is not over begins with it.
+    """`NotFound`; `Conflict` while a job that is not over begins with it, or may.
 
     Without its description, which goes first, the model is no longer there, whatever is left.
     """
@@ -71,6 +71,7 @@ def delete_model(store: Store, jobs: JobStore, model_id: str, caller: ApiKey) ->
                 param="model",
                 code="model_in_use",
             )
+    check_active_readable(jobs, f"model {model_id}")
     store.delete(keys.model_manifest_key(model_id))
     for key in store.list(keys.model_prefix(model_id)):
         store.delete(key)

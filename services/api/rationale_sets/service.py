@@ -21,9 +21,9 @@ from qcrd.records.rest import Page
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.store import JobStore
 from qcrd.runtime.storage import rationale_edits
-from qcrd.runtime.storage.store import Store, read_record
+from qcrd.runtime.storage.store import Store, find_readable_record, read_record
 from services.api.http.access.ownership import check_owner, get_job_owner
-from services.api.http.paging import skip_through
+from services.api.http.paging import skip_through, take_found
 from services.api.http.serializers import build_page
 from services.api.rationale_sets import export as set_export
 from services.api.rationale_sets import index as set_index
@@ -67,10 +67,9 @@ class RationaleSetService:
     def list_sets(self, after: str | None, limit: int) -> Page[RationaleSetSummary]:
         """Newest first. Each set's age is read once by this process, then only listed."""
         ids = skip_through(self._list_ids_newest_first(), after, "rationale set", str)
-        data = [
-            schemas.serialize_set_summary(self._read_manifest(set_id)) for set_id in ids[:limit]
-        ]
-        return build_page(data, has_more=len(ids) > limit)
+        found, has_more = take_found(ids, limit, self._find_manifest)
+        data = [schemas.serialize_set_summary(manifest) for manifest in found]
+        return build_page(data, has_more=has_more)
 
     def get_set(self, set_id: str) -> RationaleSetObject:
         view = self._load_view(set_id, None)
@@ -149,6 +148,11 @@ class RationaleSetService:
                 f"there is no rationale set {set_id}", param="set_id", code="set_not_found"
             ) from error
 
+    def _find_manifest(self, set_id: str) -> RationaleManifest | None:
+        """For the list: None for a set that is gone, or whose manifest cannot be read."""
+        key = keys.rationale_manifest_key(set_id)
+        return find_readable_record(self._store, key, RationaleManifest)
+
     @cachedmethod(
         lambda self: self._indexes,
         key=lambda self, manifest: (manifest.id, manifest.created_at),
@@ -181,6 +185,7 @@ class RationaleSetService:
         split_keys = (key.split("/") for key in self._store.list(keys.RATIONALES))
         ids = [parts[1] for parts in split_keys if parts[2:] == ["manifest.json"]]
         for set_id in ids:
-            if set_id not in self._created_at:
-                self._created_at[set_id] = self._read_manifest(set_id).created_at
-        return sorted(ids, key=lambda set_id: (self._created_at[set_id], set_id), reverse=True)
+            if set_id not in self._created_at and (manifest := self._find_manifest(set_id)):
+                self._created_at[set_id] = manifest.created_at
+        dated = [(self._created_at[set_id], set_id) for set_id in ids if set_id in self._created_at]
+        return [set_id for _, set_id in sorted(dated, reverse=True)]

@@ -6,7 +6,7 @@ import logging
 import math
 from typing import Any
 
-from qcrd.errors import Interrupted, Invalid, NotFound, Transient
+from qcrd.errors import Interrupted, Invalid, NotFound, Transient, UnreadableRecord
 from qcrd.records.job import JobStatus
 from qcrd.runtime.jobs.stage_context import JobDone, StageContext, WorkGoesOn
 from services.trainer.execution.executor import ExecutionStatus, Executor, StopReason
@@ -97,7 +97,7 @@ def _tell_waiting(stage: StageContext, reason: str) -> None:
 def _find_stop_reason(stage: StageContext) -> StopReason:
     try:
         paused = stage.jobs.get(stage.job.id).status is JobStatus.PAUSED
-    except (NotFound, Transient):
+    except (NotFound, Transient, UnreadableRecord):
         return "unwanted"
     return "paused" if paused else "unwanted"
 

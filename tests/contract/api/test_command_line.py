@@ -32,7 +32,7 @@ def qcrd(url: str, *arguments: str) -> str:
 
 
 def test_models_are_listed(here: Here, url: str) -> None:
-    model = published(here)
+    model = published(here.store)
     assert model.id in qcrd(url, "models", "list")
     assert [each["id"] for each in json.loads(qcrd(url, "models", "list", "--json"))] == [model.id]
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from qcrd.records.webhooks import WebhookDelivery
+from qcrd.runtime import redis_keys
 from qcrd.runtime.redis.connection import connect_redis
 from qcrd.runtime.redis.webhook_queue import RedisWebhookQueue, WebhookQueue
 from qcrd.runtime.settings import RedisSettings
@@ -122,3 +123,18 @@ def test_what_is_due_outlives_a_server_that_is_killed(tmp_path: Path) -> None:
         assert [d.attempts for d in deliveries.claim_due(1060.0, lease=60, limit=9)] == [2]
     finally:
         server.stop()
+
+
+def test_a_damaged_delivery_keeps_no_other_from_being_sent(redis_settings: RedisSettings) -> None:
+    redis = connect_redis(redis_settings)
+    deliveries = RedisWebhookQueue(redis)
+    owed = [a_delivery(number) for number in range(5)]
+    for delivery in owed:
+        deliveries.add(delivery)
+    keys = [redis_keys.webhook_key(delivery.id) for delivery in owed]
+    redis.hset(keys[0], "attempts", "many")
+    redis.set(keys[1], "no hash")
+    redis.delete(keys[2])
+    redis.hset(keys[3], "delivery", b"\xff")  # type: ignore[arg-type]
+    assert deliveries.claim_due(1000.0, lease=60, limit=9) == [begun(owed[4], 1)]
+    assert deliveries.claim_due(1059.0, lease=60, limit=9) == [], "no claim is full of them"

@@ -17,19 +17,39 @@ from qcrd.runtime.jobs.stores.memory_store import MemoryJobStore
 from qcrd.runtime.redis.event_log import MemoryEventLog
 from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.storage.published_models import add_published_model
-from qcrd.runtime.storage.store import MemoryStore, write_record
+from qcrd.runtime.storage.store import MemoryStore, Store, write_record
 from services.api.app import create_app
 from services.api.dependencies import GatewaySettings
 from services.api.settings import ApiSettings, FileSettings, TeacherSettings
-from tests.bare_base import save_bare_base
 
 TASK = {"task": {"answer": "number"}}
-
-
 ABSENT = f"file-{'0' * 24}"
 
 
-class Here:
+class GatewayClient:
+    """A client of a gateway in this process, and requests."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self.app = app
+        self.client = TestClient(
+            self.app, base_url="http://127.0.0.1", raise_server_exceptions=False
+        )
+
+    def upload(self, data: bytes, name: str = "train.jsonl", purpose: str = "fine-tune") -> Any:
+        return self.client.post(
+            "/v1/files", files={"file": (name, data)}, data={"purpose": purpose}
+        )
+
+    def file(self, rows: list[dict[str, Any]]) -> str:
+        answer = self.upload(lines(rows))
+        assert answer.status_code == 200, answer.text
+        return str(answer.json()["id"])
+
+    def create(self, training: str, body: dict[str, Any] | None = None, **top: Any) -> Any:
+        return self.client.post("/v1/fine_tuning/jobs", json=make_spec(training, body, **top))
+
+
+class Here(GatewayClient):
     """A gateway, the twins behind it, and a client."""
 
     def __init__(
@@ -50,25 +70,12 @@ class Here:
             FileSettings(max_file_bytes=file_bytes),
             ModelSettings(models_dir=models),
         )
-        self.app: FastAPI = create_app(self.store, self.jobs, self.events, self.queue, settings)
-        self.client = TestClient(
-            self.app, base_url="http://127.0.0.1", raise_server_exceptions=False
-        )
+        super().__init__(create_app(self.store, self.jobs, self.events, self.queue, settings))
 
-    def upload(self, data: bytes, name: str = "train.jsonl", purpose: str = "fine-tune") -> Any:
-        return self.client.post(
-            "/v1/files", files={"file": (name, data)}, data={"purpose": purpose}
-        )
 
-    def file(self, rows: list[dict[str, Any]]) -> str:
-        answer = self.upload(lines(rows))
-        assert answer.status_code == 200, answer.text
-        return str(answer.json()["id"])
-
-    def create(self, training: str, body: dict[str, Any] | None = None, **top: Any) -> Any:
-        method = {"type": "qcrd", "qcrd": {**TASK, **(body or {})}}
-        spec = {"model": "tiny", "training_file": training, "method": method, **top}
-        return self.client.post("/v1/fine_tuning/jobs", json=spec)
+def make_spec(training: str, body: dict[str, Any] | None = None, **top: Any) -> dict[str, Any]:
+    method = {"type": "qcrd", "qcrd": {**TASK, **(body or {})}}
+    return {"model": "tiny", "training_file": training, "method": method, **top}
 
 
 def lines(rows: list[dict[str, Any]]) -> bytes:
@@ -91,7 +98,7 @@ def refused(answer: Any, status: int, code: str, param: str | None = None) -> st
     return str(error["message"])
 
 
-def published(here: Here) -> PublishedModel:
+def published(store: Store) -> PublishedModel:
     model = PublishedModel(
         id=keys.new_id("model"),
         job_id=keys.new_id("ftjob"),
@@ -99,7 +106,7 @@ def published(here: Here) -> PublishedModel:
         base="tiny",
         files=("config.json",),
     )
-    here.store.put(f"{keys.model_prefix(model.id)}config.json", b"{}")
-    add_published_model(here.store, model)
-    write_record(here.store, keys.model_manifest_key(model.id), model)
+    store.put(f"{keys.model_prefix(model.id)}config.json", b"{}")
+    add_published_model(store, model)
+    write_record(store, keys.model_manifest_key(model.id), model)
     return model

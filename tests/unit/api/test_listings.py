@@ -85,7 +85,7 @@ def test_a_file_that_is_being_deleted_is_left_out(
 def test_a_model_that_is_being_deleted_is_left_out(
     here: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, second = published(here), published(here)
+    first, second = published(here.store), published(here.store)
     lose(here, monkeypatch, keys.model_manifest_key(first.id))
     assert listed(here, "models")[0] == [second.id]
 

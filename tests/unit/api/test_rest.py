@@ -410,7 +410,7 @@ def test_without_a_models_folder_the_trainer_decides(here: Here, tmp_path: Path)
 
 
 def test_a_published_student_may_be_the_base(here: Here) -> None:
-    training, model = here.file(sums(4)), published(here)
+    training, model = here.file(sums(4)), published(here.store)
     assert here.create(training, model=model.id).status_code == 200
     refused(here.create(training, model=f"model-{'0' * 24}"), 400, "model_not_found", "model")
 
@@ -478,7 +478,7 @@ def test_a_stream_of_a_job_that_is_over_ends_with_its_history(here: Here) -> Non
 
 def test_models_are_listed_with_links_to_their_files(here: Here) -> None:
     assert here.client.get("/v1/models").json()["data"] == []
-    model = published(here)
+    model = published(here.store)
     (listed,) = here.client.get("/v1/models").json()["data"]
     assert (listed["id"], listed["object"], listed["base"]) == (model.id, "model", "tiny")
     (file,) = here.client.get(f"/v1/models/{model.id}").json()["files"]

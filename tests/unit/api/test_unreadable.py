@@ -34,7 +34,7 @@ def test_a_job_of_a_later_major_release_harms_no_other_and_is_named(here: Here) 
 
 
 def test_objects_of_a_later_major_release_are_left_out_of_lists(here: Here) -> None:
-    model, file_id = published(here), here.file(sums(4))
+    model, file_id = published(here.store), here.file(sums(4))
     model_key, file_key = f"{keys.MODELS}model-newer/model.json", f"{keys.FILES}file-x/meta.json"
     here.store.put(model_key, NEWER)
     here.store.put(file_key, NEWER)

@@ -127,7 +127,7 @@ def test_errors_are_those_of_the_gateway(
 def test_the_address_and_the_key_come_from_the_environment(
     url: str, here: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = published(here)
+    model = published(here.store)
     monkeypatch.setenv("QCRD_API_URL", url)
     monkeypatch.setenv("QCRD_API_KEY", "secret")
     with qcrd.Client() as client:

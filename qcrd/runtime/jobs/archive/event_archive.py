@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from qcrd.records.job import Event
 from qcrd.runtime import archive_keys, keys
 from qcrd.runtime.redis.event_log import EventLog, format_event_id, parse_event_id
-from qcrd.runtime.storage.store import Store, read_lines, write_lines
+from qcrd.runtime.storage.store import Store, note_stray_object, read_lines, write_lines
 
 PAGE_SIZE = 1000
 """Events in one page, about 40 kB compressed."""
@@ -24,8 +24,7 @@ class EventArchive:
 
     def find_newest(self, job_id: str) -> str | None:
         """Id of the newest archived event; None where none is."""
-        pages = self._store.list(archive_keys.event_pages_prefix(job_id))
-        return max((archive_keys.parse_event_page_key(key)[1] for key in pages), default=None)
+        return max((last for _, last, _ in self._list_named_pages(job_id)), default=None)
 
     def add_new(self, job_id: str, events: EventLog, *, through: str | None = None) -> str | None:
         """Archive the events that are newer than the archive, up to id `through`, and return the id
@@ -81,13 +80,19 @@ class EventArchive:
 
     def _list_pages(self, job_id: str) -> list[tuple[str, str, str]]:
         """First id, last id and key of each page, in the order of the events."""
-        pages = [
-            (*archive_keys.parse_event_page_key(key), key)
-            for key in self._store.list(archive_keys.event_pages_prefix(job_id))
-        ]
+        pages = self._list_named_pages(job_id)
         earlier = keys.job_events_key(job_id)
         if not pages and self._store.list(earlier):
             pages = [("", "~", earlier)]  # one file, whose ids are between these
+        return pages
+
+    def _list_named_pages(self, job_id: str) -> list[tuple[str, str, str]]:
+        pages = []
+        for key in self._store.list(archive_keys.event_pages_prefix(job_id)):
+            if named := archive_keys.parse_event_page_key(key):
+                pages.append((*named, key))
+            else:
+                note_stray_object(self._store, key)
         return pages
 
     def _read_page(self, key: str) -> Iterable[Event]:

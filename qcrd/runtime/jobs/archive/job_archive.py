@@ -10,7 +10,13 @@ from qcrd.errors import QcrdError
 from qcrd.records.job import Job
 from qcrd.runtime import archive_keys, keys
 from qcrd.runtime.jobs.store import make_not_found_error
-from qcrd.runtime.storage.store import Store, find_readable_records, find_record, write_record
+from qcrd.runtime.storage.store import (
+    Store,
+    find_readable_records,
+    find_record,
+    note_stray_object,
+    write_record,
+)
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +53,18 @@ class JobArchive:
     def list_places(self, than: JobPlace | None, limit: int) -> list[JobPlace]:
         """The places of at most `limit` ended jobs that are older than place `than`."""
         after = "" if than is None else archive_keys.ended_job_key(than.job_id, than.created_at)
-        found = self._store.list(archive_keys.ENDED, after=after, limit=limit)
-        return [JobPlace(*archive_keys.parse_ended_job_key(key)) for key in found]
+        places: list[JobPlace] = []
+        # No places means no more jobs, so a page of strays is read past.
+        while len(places) < limit and (
+            page := self._store.list(archive_keys.ENDED, after=after, limit=limit - len(places))
+        ):
+            after = page[-1]
+            for key in page:
+                if place := archive_keys.parse_ended_job_key(key):
+                    places.append(JobPlace(*place))
+                else:
+                    note_stray_object(self._store, key)
+        return places
 
     def read_many(self, job_ids: Sequence[str]) -> list[Job]:
         """Those that can be read, in this order."""

@@ -93,8 +93,8 @@ class JobHistory(JobListing):
     def iter_active(self) -> Iterator[Job]:
         return self._live.iter_active()
 
-    def list_unreadable(self) -> dict[str, str]:
-        return self._live.list_unreadable()
+    def list_unreadable(self, *, active: bool = False) -> dict[str, str]:
+        return self._live.list_unreadable(active=active)
 
     def list_waiting(self, task: str, limit: int, *, start: int = 0) -> Sequence[Job]:
         return self._live.list_waiting(task, limit, start=start)

@@ -86,8 +86,10 @@ class MemoryJobStore(JobListing):
         ]
         return [job for *_, job in sorted(scored, key=lambda entry: entry[:2], reverse=True)]
 
-    def list_unreadable(self) -> dict[str, str]:
+    def list_unreadable(self, *, active: bool = False) -> dict[str, str]:
+        """Of one that cannot be read, memory knows no index: all of them count as active."""
         with self._lock:
+            self._list_index(redis_keys.JOBS)  # notes them
             for job_id in list(self._unreadable):
                 if is_readable(self, job_id):
                     del self._unreadable[job_id]

@@ -132,7 +132,10 @@ class RedisJobStore(JobListing):
     def _note_unreadable(self, job_id: str, reason: str) -> None:
         self._redis.hset(redis_keys.UNREADABLE_JOBS, job_id, reason)
 
-    def list_unreadable(self) -> dict[str, str]:
+    def list_unreadable(self, *, active: bool = False) -> dict[str, str]:
+        if active:
+            for _ in self.iter_active():
+                pass  # notes them, each in its page
         with translate_redis_errors():
             noted = cast(dict[str, str], self._redis.hgetall(redis_keys.UNREADABLE_JOBS))
         for job_id in list(noted):
@@ -140,7 +143,11 @@ class RedisJobStore(JobListing):
                 with translate_redis_errors():
                     self._redis.hdel(redis_keys.UNREADABLE_JOBS, job_id)
                 del noted[job_id]
-        return noted
+        return {job_id: noted[job_id] for job_id in noted if not active or self._is_active(job_id)}
+
+    def _is_active(self, job_id: str) -> bool:
+        with translate_redis_errors():
+            return self._redis.zscore(redis_keys.ACTIVE_JOBS, job_id) is not None
 
     def delete(self, job_id: str) -> None:
         try:

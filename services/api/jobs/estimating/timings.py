@@ -20,12 +20,16 @@ def mean_seconds_per_job(counts: Sequence[CounterValue]) -> dict[str, float]:
     """Mean seconds of a worker per job, by task, over finished jobs; only tasks with any."""
     seconds: dict[str, float] = dict.fromkeys(COUNTED_STAGES, 0.0)
     jobs_ended: dict[str, float] = dict.fromkeys(COUNTED_STAGES, 0.0)
+    tasks = {stage.value: task for stage, task in STAGE_TASKS.items()}
     for count in counts:
-        labels = dict(count.labels)
+        stage = dict(count.labels).get("stage", "")
+        task = tasks.get(stage)
+        if task is None:
+            continue  # of a release that has other stages
         if count.name == "stage_seconds_sum":
-            seconds[STAGE_TASKS[Stage(labels["stage"])]] += count.value
-        if count.name == "stage_seconds" and labels["stage"] in COUNTED_STAGES.values():
-            jobs_ended[STAGE_TASKS[Stage(labels["stage"])]] += count.value
+            seconds[task] += count.value
+        if count.name == "stage_seconds" and stage in COUNTED_STAGES.values():
+            jobs_ended[task] += count.value
     return {task: seconds[task] / jobs_ended[task] for task in seconds if jobs_ended[task]}
 
 

@@ -100,7 +100,7 @@ def test_what_names_a_checkpoint_is_as_it_was() -> None:
 def test_events_and_generations_are_read() -> None:
     for texts in WRITTEN["events"].values():
         for text in texts:
-            event = make_event("ftjob-1", (1, 0), json.loads(text))
+            event = make_event("ftjob-1", (1, 0), text)
             assert isinstance(event, Event)
             assert contains(json.loads(event.model_dump_json()), json.loads(text))
     for buffer in WRITTEN["generations"].values():
