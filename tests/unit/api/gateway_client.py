@@ -21,6 +21,7 @@ from qcrd.runtime.storage.store import MemoryStore, Store, write_record
 from services.api.app import create_app
 from services.api.dependencies import GatewaySettings
 from services.api.settings import ApiSettings, FileSettings, TeacherSettings
+from tests.bare_base import save_bare_base
 
 TASK = {"task": {"answer": "number"}}
 ABSENT = f"file-{'0' * 24}"
