@@ -332,8 +332,7 @@ def test_closing_a_stream_takes_the_request_out_of_the_batch(tmp_path: Path) -> 
     async def run() -> None:
         nonlocal steps
         await engine.start()
-        assert engine._worker is not None
-        batch: Any = engine._worker.batch
+        batch: Any = engine.batch
         step = batch.step
 
         def counted() -> list[Token]:

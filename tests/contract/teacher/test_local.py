@@ -203,8 +203,7 @@ def test_leaving_stops_the_model_within_three_tokens(folder: Path) -> None:
     engine = made(folder)
     steps = 0
     with serving(engine) as url:
-        assert engine._worker is not None
-        batch: Any = engine._worker.batch
+        batch: Any = engine.batch
         step = batch.step
 
         def slow() -> list[Token]:
@@ -229,8 +228,7 @@ def test_the_server_answers_while_the_model_runs(folder: Path) -> None:
     """Steps that last 20 ms more, so that the model still runs when the answers are there."""
     engine = made(folder, max_total_tokens=2_000)
     with serving(engine) as url:
-        assert engine._worker is not None
-        batch: Any = engine._worker.batch
+        batch: Any = engine.batch
         step = batch.step
 
         def slow() -> list[Token]:

@@ -25,6 +25,8 @@ from services.teacher.errors import GenerationFailed, MissingTemplateVariable, T
 from services.teacher.metrics.batches import BatchMetrics
 
 if TYPE_CHECKING:
+    from services.teacher.engines.transformers.continuous_batching import ContinuousBatch
+    from services.teacher.engines.transformers.static_batching import StaticBatches
     from services.teacher.engines.transformers.weights import LoadedModel, Precision
     from services.teacher.engines.transformers.worker import EngineWorker
 
@@ -81,6 +83,12 @@ class TransformersEngine:
     def largest_batch(self) -> int:
         """The most requests that have run at once."""
         return self._worker.largest_batch if self._worker else 0
+
+    @property
+    def batch(self) -> ContinuousBatch | StaticBatches:
+        """The sequences that run now, once the engine has started."""
+        assert self._worker is not None
+        return self._worker.batch
 
     async def start(self) -> None:
         await asyncio.to_thread(self._load)
