@@ -27,6 +27,9 @@ RecordT = TypeVar("RecordT", bound=BaseModel)
 
 SPOOL_BYTES = 8 * 2**20
 """Bytes of lines kept in memory before they are spooled to a temporary file."""
+READ_BYTES = 2**13
+"""Compressed bytes that are read at once: of lines that are all alike they are some hundred times
+as many in memory."""
 
 
 READ_THREADS = 8
@@ -204,25 +207,56 @@ def write_lines(store: Store, key: str, records: Iterable[BaseModel]) -> None:
         store.put(key, cast(BinaryIO, spool), length=length)
 
 
+def _iter_decompressed_lines(body: BinaryIO) -> Iterator[bytes]:
+    """As iterating over a file. `ZstdError` also where the file is cut off, which a stream reader
+    takes for its end."""
+    decompressor = zstandard.ZstdDecompressor().decompressobj()
+    rest = b""
+    while not decompressor.eof and (block := body.read(READ_BYTES)):
+        lines = rest + decompressor.decompress(block)
+        end = lines.rfind(b"\n") + 1
+        yield from io.BytesIO(lines[:end])
+        rest = lines[end:]
+    if not decompressor.eof:
+        raise zstandard.ZstdError("it is cut off")
+    if rest:
+        yield rest
+
+
+@contextmanager
+def _translate_damage(key: str) -> Iterator[None]:
+    try:
+        yield
+    except zstandard.ZstdError as error:
+        raise UnreadableRecord(f"{key} is damaged and cannot be read on: {error}") from error
+
+
 def _iter_raw_lines(store: Store, key: str) -> Generator[bytes, None, None]:
-    """Lines as they arrive; the connection stays open until the last one or `close`."""
-    with store.open(key) as body:
-        stream = body
-        if key.endswith(".zst"):
-            reader = zstandard.ZstdDecompressor().stream_reader(body, closefd=False)
-            stream = cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, reader)))
-        yield from stream
+    """Lines as they arrive; the connection stays open until the last one or `close`.
+    `UnreadableRecord` where the compressed file is damaged."""
+    with store.open(key) as body, _translate_damage(key):
+        yield from _iter_decompressed_lines(body) if key.endswith(".zst") else body
 
 
 def read_lines(
     store: Store, key: str, type: type[RecordT], *, skip_unreadable: bool = False
 ) -> Iterator[RecordT]:
     """The records of a file of JSON lines, each parsed when it is consumed. `skip_unreadable`: one
-    that this release cannot read is left out, with an alarm, instead of ending the file."""
-    for number, line in enumerate(_iter_raw_lines(store, key), 1):
+    that this release cannot read is left out, and so is what stands behind damage, with an alarm,
+    instead of `UnreadableRecord`."""
+    for number, line in enumerate(
+        _iter_readable_lines(store, key) if skip_unreadable else _iter_raw_lines(store, key), 1
+    ):
         record = parse_line(store, key, type, number, line, skip_unreadable=skip_unreadable)
         if record is not None:
             yield record
+
+
+def _iter_readable_lines(store: Store, key: str) -> Iterator[bytes]:
+    try:
+        yield from _iter_raw_lines(store, key)
+    except UnreadableRecord as error:
+        store.unreadable.add(key, error.message, lambda: _is_there(store, key))
 
 
 def parse_line(
@@ -249,8 +283,8 @@ def parse_line(
 
 
 def read_raw_lines(store: Store, key: str) -> list[bytes]:
-    """All lines of a file of JSON lines, unparsed."""
-    return list(_iter_raw_lines(store, key))
+    """All lines of a file of JSON lines, unparsed, up to damage, of which there is an alarm."""
+    return list(_iter_readable_lines(store, key))
 
 
 def read_lines_from(

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
+import pytest
 import zstandard
 
 from qcrd.method.prompts import build_teacher_prompt
@@ -14,9 +15,9 @@ from qcrd.questions.rows import QuestionRow
 from qcrd.records.rationales import Question
 from qcrd.records.specs.spec import MethodSpec
 from qcrd.records.teachers.prompt import PromptForm
-from qcrd.runtime import keys
+from qcrd.runtime import archive_keys, keys
 from qcrd.runtime.redis.generation_buffer import MemoryGenerationBuffer
-from qcrd.runtime.storage.store import MemoryStore, read_object, write_lines
+from qcrd.runtime.storage.store import MemoryStore, read_object, read_raw_lines, write_lines
 from services.api.assembling.generation_cache import Generation, GenerationCache
 from services.api.assembling.generation_index import MERGED
 from services.api.assembling.sampling_plan import SampleRequest
@@ -184,3 +185,28 @@ def test_a_paid_answer_that_this_release_cannot_read_is_kept_for_the_one_that_wr
     assert buffer.read_all("t/s") == unread
     assert cache.find_many(["a", "b", "c"]) == {"a": generation("a")}
     assert {"generation b", "generation c"} <= store.unreadable.reasons().keys()
+
+
+@pytest.mark.parametrize("is_indexed", [True, False])
+@pytest.mark.parametrize("damage", [b"\xff" * 40, b""], ids=["garbage", "cut off"])
+def test_a_damaged_shard_costs_what_was_in_it_and_nothing_else(
+    is_indexed: bool, damage: bytes
+) -> None:
+    store = MemoryStore()
+    cache = GenerationCache(store, MemoryGenerationBuffer(), teacher="t", sampling="s")
+    for key in "ab":
+        cache.add([generation(key)])
+        cache.flush()
+    shards = store.list(keys.generation_prefix("t", "s"))
+    damaged = next(shard for shard in shards if b"a" in keys_in(store, shard))
+    store.put(damaged, read_object(store, damaged)[:9] + damage)
+    if not is_indexed:
+        for name in store.list(archive_keys.generation_index_prefix("t", "s")):
+            store.delete(name)
+    for _ in range(2):
+        assert cache.find_many(["a", "b"]) == {"b": generation("b")}
+        assert "is damaged" in store.unreadable.reasons()[damaged]
+
+
+def keys_in(store: MemoryStore, shard: str) -> set[bytes]:
+    return {json.loads(line)["key"].encode() for line in read_raw_lines(store, shard)}
