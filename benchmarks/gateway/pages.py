@@ -27,7 +27,8 @@ from qcrd.records.specs.spec import MethodSpec
 from qcrd.records.specs.task import TaskSpec
 from qcrd.runtime import keys
 from qcrd.runtime.storage import rationale_edits
-from qcrd.runtime.storage.store import read_record, write_lines, write_record
+from qcrd.runtime.storage.json_lines import write_lines
+from qcrd.runtime.storage.store import read_record, write_record
 from services.api.assembling.writing.set_writer import SHARD_SIZE
 from services.api.rationale_sets import index
 

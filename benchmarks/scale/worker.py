@@ -23,7 +23,8 @@ from qcrd.runtime.redis.connection import connect_redis
 from qcrd.runtime.redis.generation_buffer import RedisGenerationBuffer
 from qcrd.runtime.settings import RedisSettings, StoreSettings
 from qcrd.runtime.storage import rationale_edits
-from qcrd.runtime.storage.store import open_store, read_lines, read_record
+from qcrd.runtime.storage.json_lines import read_lines
+from qcrd.runtime.storage.store import open_store, read_record
 from services.api.assembling.stage import assemble
 from services.api.assembling.teacher.tgi_client import install_http_client_factory
 from services.api.rationale_sets.schemas import ItemQuery

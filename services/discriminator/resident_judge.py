@@ -22,13 +22,7 @@ from qcrd.method.judge.model import LocalJudge
 from qcrd.method.judge.training_pairs import TrainingPair
 from qcrd.records.judge import JudgeVersion
 from qcrd.runtime import keys
-from qcrd.runtime.storage.store import (
-    Store,
-    find_record,
-    read_object,
-    read_record,
-    write_record,
-)
+from qcrd.runtime.storage.store import Store, find_record, read_object, read_record, write_record
 from services.discriminator.schemas import JudgeHolder, ScoreResponse, TrainingPairSchema
 
 PRETRAINED_VERSION = 1

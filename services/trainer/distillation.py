@@ -25,7 +25,7 @@ from qcrd.records.specs.spec import Baseline
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.stage_context import StageContext
 from qcrd.runtime.storage import rationale_edits
-from qcrd.runtime.storage.store import write_lines
+from qcrd.runtime.storage.json_lines import write_lines
 from services.trainer.checkpoints.store import CheckpointStore, StudentResult
 from services.trainer.data import preflight, training_dataset
 from services.trainer.data.revision import pin_revision

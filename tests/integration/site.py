@@ -32,7 +32,8 @@ from qcrd.runtime import keys
 from qcrd.runtime.jobs.stage_context import JobDone, StageContext, WorkerDeps
 from qcrd.runtime.jobs.stage_runner import run_stage
 from qcrd.runtime.jobs.stores.redis_store import RedisJobStore
-from qcrd.runtime.storage.store import Store, read_lines, write_lines, write_record
+from qcrd.runtime.storage.json_lines import read_lines, write_lines
+from qcrd.runtime.storage.store import Store, write_record
 from services.trainer.execution.executor import Executor
 from services.trainer.execution.local import LocalExecutor
 from services.trainer.run import run_job, run_to_outcome

@@ -34,7 +34,8 @@ from qcrd.runtime.redis.event_trimming import RedisEventTrimmer
 from qcrd.runtime.redis.generation_buffer import RedisGenerationBuffer
 from qcrd.runtime.settings import RedisSettings, StoreSettings
 from qcrd.runtime.storage.inventory import InventoriedS3Store
-from qcrd.runtime.storage.store import read_record, write_lines, write_record
+from qcrd.runtime.storage.json_lines import write_lines
+from qcrd.runtime.storage.store import read_record, write_record
 from services.api.assembling.stage import assemble
 from services.api.files import service as files
 from services.api.jobs.create import parse_job_spec

@@ -18,14 +18,9 @@ from qcrd.errors import NotFound, UnreadableRecord
 from qcrd.records.base import Record, parse_stored_record
 from qcrd.runtime import archive_keys, keys
 from qcrd.runtime.redis.generation_buffer import AccountUpdate, GenerationBuffer
+from qcrd.runtime.storage.json_lines import parse_line, read_lines, read_raw_lines, write_lines
 from qcrd.runtime.storage.reading_ahead import read_ahead
-from qcrd.runtime.storage.store import (
-    Store,
-    parse_line,
-    read_lines,
-    read_raw_lines,
-    write_lines,
-)
+from qcrd.runtime.storage.store import Store
 from services.api.assembling.generation_index import GenerationIndex, KeySet
 from services.api.assembling.teacher.teacher_client import Completion
 

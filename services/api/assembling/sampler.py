@@ -24,8 +24,9 @@ from services.api.assembling.teacher.teacher_errors import (
     TeacherOverloaded,
     TeacherUnreachable,
 )
-from services.api.assembling.tokens.token_account import NOTHING, Reservation, Tokens
+from services.api.assembling.tokens.token_account import Reservation
 from services.api.assembling.tokens.token_budget import TokenBudget
+from services.api.assembling.tokens.token_sums import NOTHING, Tokens
 
 MAX_ATTEMPTS = 4
 """Failures of one request on a reachable teacher after which the job fails."""

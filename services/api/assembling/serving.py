@@ -15,7 +15,7 @@ from services.api.assembling.sampling_plan import (
     group_by_prompt,
 )
 from services.api.assembling.spill.outputs import OutputSums
-from services.api.assembling.tokens.token_account import Tokens
+from services.api.assembling.tokens.token_sums import Tokens
 from services.api.settings import TeacherConfig
 
 TIMED = ((1, 8), (8, 16))

@@ -11,7 +11,8 @@ from qcrd.records.job import Job
 from qcrd.records.rationales import Prediction
 from qcrd.records.rest import JobPrediction
 from qcrd.runtime import keys
-from qcrd.runtime.storage.store import Store, read_lines_from
+from qcrd.runtime.storage.json_lines import read_lines_from
+from qcrd.runtime.storage.store import Store
 
 ID_PREFIX = "prediction-"
 

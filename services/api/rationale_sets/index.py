@@ -22,7 +22,8 @@ from qcrd.records.rationale_annotations import Polarity
 from qcrd.records.rationales import RationaleItem, RationaleManifest
 from qcrd.runtime import keys
 from qcrd.runtime.storage import rationale_edits
-from qcrd.runtime.storage.store import SPOOL_BYTES, Store, read_lines, read_object
+from qcrd.runtime.storage.json_lines import SPOOL_BYTES, read_lines
+from qcrd.runtime.storage.store import Store, read_object
 
 QUESTION_DTYPE = np.dtype(
     [

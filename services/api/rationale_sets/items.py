@@ -9,7 +9,8 @@ import numpy as np
 from qcrd.records.rationale_annotations import Polarity
 from qcrd.records.rationales import Rationale, RationaleItem
 from qcrd.runtime.storage import rationale_edits
-from qcrd.runtime.storage.store import Store, read_lines_at
+from qcrd.runtime.storage.json_lines import read_lines_at
+from qcrd.runtime.storage.store import Store
 from services.api.rationale_sets.filtering import RationaleSetView
 from services.api.rationale_sets.index import RowIndices
 from services.api.rationale_sets.schemas import ItemObject, ItemVote, OriginalText

@@ -11,7 +11,8 @@ from qcrd.errors import NotFound
 from qcrd.records.rationale_annotations import RationaleScore, RationaleScoreManifest
 from qcrd.records.rationales import RationaleManifest
 from qcrd.runtime import keys
-from qcrd.runtime.storage.store import Store, find_readable_record, read_lines, read_record
+from qcrd.runtime.storage.json_lines import read_lines
+from qcrd.runtime.storage.store import Store, find_readable_record, read_record
 from services.api.rationale_sets.index import hash_id
 
 

@@ -15,7 +15,8 @@ from qcrd.records.specs.study_spec import TRIED_RATES
 from qcrd.records.study import Study, StudyCell, StudyTable
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.state_machine import TERMINAL
-from qcrd.runtime.storage.store import Store, read_lines
+from qcrd.runtime.storage.json_lines import read_lines
+from qcrd.runtime.storage.store import Store
 from services.api.assembling import sampling_plan
 
 REFERENCE_METHODS = ("teacher", "majority_class")

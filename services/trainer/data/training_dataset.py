@@ -21,7 +21,8 @@ from qcrd.records.rationales import (
 from qcrd.records.specs.spec import JobSpec, MethodSpec
 from qcrd.runtime import keys
 from qcrd.runtime.storage import rationale_edits
-from qcrd.runtime.storage.store import Store, read_lines, read_record
+from qcrd.runtime.storage.json_lines import read_lines
+from qcrd.runtime.storage.store import Store, read_record
 
 MIN_CLEAR_VOTES, MIN_CLEAR_SHARE = 3, 0.8
 """Of a vote that says of another answer that it is wrong."""

@@ -19,7 +19,8 @@ from qcrd.records.rationales import Rationale, RationaleItem, RationaleManifest,
 from qcrd.records.specs.task import TaskSpec
 from qcrd.runtime import keys
 from qcrd.runtime.storage import rationale_edits
-from qcrd.runtime.storage.store import Store, read_lines, write_lines, write_record
+from qcrd.runtime.storage.json_lines import read_lines, write_lines
+from qcrd.runtime.storage.store import Store, write_record
 
 RATIONALES_PER_CALL = 1024
 """Rationales per call to the judge, and so in memory: what its client sends in one request."""

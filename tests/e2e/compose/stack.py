@@ -18,8 +18,8 @@ import yaml
 from qcrd.records.rationales import Prediction
 from qcrd.runtime import keys
 from qcrd.runtime.settings import StoreSettings
+from qcrd.runtime.storage.json_lines import read_lines
 from qcrd.runtime.storage.s3 import S3Store
-from qcrd.runtime.storage.store import read_lines
 
 ROOT = Path(__file__).parents[3]
 DATA = Path(__file__).parents[1]

@@ -31,8 +31,9 @@ from qcrd.runtime import keys
 from qcrd.runtime.jobs.stores.redis_store import RedisJobStore
 from qcrd.runtime.redis.connection import connect_redis
 from qcrd.runtime.settings import RedisSettings, StoreSettings
+from qcrd.runtime.storage.json_lines import read_lines
 from qcrd.runtime.storage.s3 import S3Store
-from qcrd.runtime.storage.store import read_lines, read_object, read_record
+from qcrd.runtime.storage.store import read_object, read_record
 from tests.bare_base import save_bare_base
 from tests.conftest import free_ports
 from tests.fakes.scripted_teacher import ScriptedTeacher

@@ -15,7 +15,8 @@ from qcrd.records.rationales import RationaleSource
 from qcrd.runtime import keys
 from qcrd.runtime.settings import DiscriminatorAddress
 from qcrd.runtime.storage import rationale_edits
-from qcrd.runtime.storage.store import read_lines, read_object, read_record
+from qcrd.runtime.storage.json_lines import read_lines
+from qcrd.runtime.storage.store import read_object, read_record
 from services.api.rationale_sets.schemas import ExportQuery, ItemQuery
 from services.api.rationale_sets.service import RationaleSetService
 from tests.integration.site import Site, item, spec, training_process, when, write_set

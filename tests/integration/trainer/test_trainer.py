@@ -20,7 +20,8 @@ from qcrd.records.students.prompt_format import split_joined_output
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.commands import transition_job
 from qcrd.runtime.jobs.state_machine import TERMINAL
-from qcrd.runtime.storage.store import read_lines, read_object, write_lines
+from qcrd.runtime.storage.json_lines import read_lines, write_lines
+from qcrd.runtime.storage.store import read_object
 from tests import serving, tiny
 from tests.fakes.hub import FakeHub
 from tests.integration.site import Site, spec, training_process, when

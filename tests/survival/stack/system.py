@@ -24,8 +24,8 @@ from qcrd.runtime.jobs.stores.redis_store import RedisJobStore
 from qcrd.runtime.redis.connection import connect_redis
 from qcrd.runtime.redis.event_log import RedisEventLog
 from qcrd.runtime.settings import RedisSettings, StoreSettings
+from qcrd.runtime.storage.json_lines import read_lines
 from qcrd.runtime.storage.s3 import S3Store
-from qcrd.runtime.storage.store import read_lines
 from tests import tiny
 from tests.conftest import WEED_PORTS, free_ports, unavailable, weed_command
 from tests.survival.stack.processes import Part

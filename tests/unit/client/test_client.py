@@ -14,7 +14,7 @@ from qcrd.errors import Conflict, Invalid, NotFound, Transient, Unauthorized
 from qcrd.records.job import JobStatus
 from qcrd.records.rationales import Prediction
 from qcrd.runtime import keys
-from qcrd.runtime.storage.store import write_lines
+from qcrd.runtime.storage.json_lines import write_lines
 from tests import serving
 from tests.unit.api.gateway_client import Here, lines, published, sums
 from tests.unit.trainer.test_report import made

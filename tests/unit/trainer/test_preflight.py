@@ -21,7 +21,8 @@ from qcrd.records.specs.spec import JobSpec, MethodSpec
 from qcrd.records.specs.task import AnswerKind, TaskSpec
 from qcrd.records.specs.training_spec import Hyperparameters
 from qcrd.runtime import keys
-from qcrd.runtime.storage.store import MemoryStore, write_lines, write_record
+from qcrd.runtime.storage.json_lines import write_lines
+from qcrd.runtime.storage.store import MemoryStore, write_record
 from services.trainer.data import training_dataset
 from services.trainer.data.preflight import check_labels
 from tests import tiny

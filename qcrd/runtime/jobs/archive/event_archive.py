@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator
 from qcrd.records.job import Event
 from qcrd.runtime import archive_keys, keys
 from qcrd.runtime.redis.event_log import EventLog, format_event_id, parse_event_id
-from qcrd.runtime.storage.store import Store, note_stray_object, read_lines, write_lines
+from qcrd.runtime.storage.json_lines import read_lines, write_lines
+from qcrd.runtime.storage.store import Store, note_stray_object
 
 PAGE_SIZE = 1000
 """Events in one page, about 40 kB compressed."""

@@ -10,7 +10,7 @@ from qcrd.errors import MustPause, QcrdError
 from services.api.assembling.batches.shard import Shard
 from services.api.assembling.teacher.openai.batches import BatchClient
 from services.api.assembling.teacher.openai.error_body import ServerError
-from services.api.assembling.tokens.token_account import Tokens
+from services.api.assembling.tokens.token_sums import Tokens
 
 NO_ROOM_CODES = frozenset({"token_limit_exceeded", "request_limit_exceeded"})
 """OpenAI's, for batches of an account that are more together than it may have in line: the first is

@@ -16,8 +16,8 @@ from services.api.assembling.batches.shard import (
 from services.api.assembling.sampling_plan import PromptRequest, SamplingParams
 from services.api.assembling.teacher.openai.batches import MAX_FILE_BYTES, MAX_LINES, BatchClient
 from services.api.assembling.teacher.prompt_tokens import PromptTokenCounter
-from services.api.assembling.tokens.token_account import NOTHING, Tokens
 from services.api.assembling.tokens.token_budget import TokenBudget
+from services.api.assembling.tokens.token_sums import NOTHING, Tokens
 
 
 @dataclass

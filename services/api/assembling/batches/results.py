@@ -16,8 +16,8 @@ from services.api.assembling.teacher.openai.errors import make_status_error
 from services.api.assembling.teacher.openai.stream import StreamedAnswer, build_completions
 from services.api.assembling.teacher.prompt_refused import PromptRefused
 from services.api.assembling.teacher.teacher_client import Completion
-from services.api.assembling.tokens.token_account import NOTHING, Tokens
 from services.api.assembling.tokens.token_counts import BYTES_PER_TOKEN, TokenEstimator
+from services.api.assembling.tokens.token_sums import NOTHING, Tokens
 
 ENDED = frozenset({"completed", "expired", "cancelled", "failed"})
 

@@ -17,16 +17,12 @@ from qcrd.records.base import Record, StoredRecord
 from qcrd.records.specs.spec import Budget
 from qcrd.records.teachers.prompt import PromptStyle
 from qcrd.runtime import keys
-from qcrd.runtime.storage.store import (
-    Store,
-    find_record,
-    read_lines,
-    write_lines,
-    write_record,
-)
+from qcrd.runtime.storage.json_lines import read_lines, write_lines
+from qcrd.runtime.storage.store import Store, find_record, write_record
 from services.api.assembling.sampling_plan import SampleRequest
 from services.api.assembling.teacher.prompt_refused import RefusalReason
-from services.api.assembling.tokens.token_account import NOTHING, SHARD_PREFIX, Tokens
+from services.api.assembling.tokens.token_account import SHARD_PREFIX
+from services.api.assembling.tokens.token_sums import NOTHING, Tokens
 
 NAME_IN_KEY = re.compile(rf"/({SHARD_PREFIX}[0-9a-f]+)\.json")
 

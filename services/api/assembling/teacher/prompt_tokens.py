@@ -9,8 +9,8 @@ from cachetools import LRUCache
 
 from qcrd.errors import QcrdError
 from services.api.assembling.teacher.teacher_client import TeacherClient
-from services.api.assembling.tokens.token_account import Tokens
 from services.api.assembling.tokens.token_counts import BYTES_PER_TOKEN
+from services.api.assembling.tokens.token_sums import Tokens
 
 log = logging.getLogger(__name__)
 

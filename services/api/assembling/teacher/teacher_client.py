@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from services.api.assembling.sampling_plan import PromptRequest, SamplingParams
-from services.api.assembling.tokens.token_account import Tokens
+from services.api.assembling.tokens.token_sums import Tokens
 
 Notify = Callable[[str], None]
 """Takes a sentence about what was learnt of a teacher, for the job's events."""

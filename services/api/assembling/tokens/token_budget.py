@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from qcrd.errors import OverBudget
 from qcrd.records.specs.spec import Budget
-from services.api.assembling.tokens.token_account import Reservation, TokenAccount, Tokens
+from services.api.assembling.tokens.token_account import Reservation, TokenAccount
+from services.api.assembling.tokens.token_sums import Tokens
 from services.api.settings import TeacherConfig
 
 

@@ -14,7 +14,8 @@ from qcrd.records.rationales import RationaleCounts, RationaleItem, RationaleMan
 from qcrd.records.reports.serving import TeacherServing
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.stage_context import StageContext
-from qcrd.runtime.storage.store import write_lines, write_record
+from qcrd.runtime.storage.json_lines import write_lines
+from qcrd.runtime.storage.store import write_record
 from services.api.assembling import sampling_plan
 from services.api.rationale_sets.index import IndexWriter
 

@@ -17,8 +17,9 @@ from services.api.assembling.sampling_plan import SampleRequest
 from services.api.assembling.teacher.make_client import make_teacher_client
 from services.api.assembling.teacher.prompt_tokens import PromptTokenCounter
 from services.api.assembling.teacher.teacher_client import TeacherClient
-from services.api.assembling.tokens.token_account import TokenAccount, Tokens
+from services.api.assembling.tokens.token_account import TokenAccount
 from services.api.assembling.tokens.token_budget import covers, describe_limits, describe_request
+from services.api.assembling.tokens.token_sums import Tokens
 from services.api.dependencies import Gateway
 from services.api.jobs.job_prompts import find_generations, iter_prompts
 from services.api.settings import TeacherConfig

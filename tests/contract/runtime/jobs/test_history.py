@@ -22,7 +22,8 @@ from qcrd.runtime.jobs.stores.memory_store import MemoryJobStore
 from qcrd.runtime.redis.connection import connect_redis
 from qcrd.runtime.redis.event_log import EventLog, MemoryEventLog, RedisEventLog
 from qcrd.runtime.redis.event_trimming import EventTrimmer, MemoryEventTrimmer, RedisEventTrimmer
-from qcrd.runtime.storage.store import MemoryStore, Store, write_lines
+from qcrd.runtime.storage.json_lines import write_lines
+from qcrd.runtime.storage.store import MemoryStore, Store
 
 ID = "ftjob-" + "a" * 24
 SPEC = JobSpec(model="tiny", training_file="file-" + "0" * 24)

@@ -14,16 +14,9 @@ from qcrd.errors import NotFound, QcrdError, Transient
 from qcrd.records.rationales import Question
 from qcrd.runtime.settings import StoreSettings
 from qcrd.runtime.storage.credentials import STORE_REFUSES
+from qcrd.runtime.storage.json_lines import read_lines, read_lines_at, write_lines
 from qcrd.runtime.storage.s3 import S3Store, make_client
-from qcrd.runtime.storage.store import (
-    Store,
-    read_lines,
-    read_lines_at,
-    read_object,
-    read_record,
-    write_lines,
-    write_record,
-)
+from qcrd.runtime.storage.store import Store, read_object, read_record, write_record
 
 QUESTIONS = [Question(id=f"q-{n}", text=f"Wie viel ist {n} + ½?", label=str(n)) for n in range(500)]
 

@@ -18,7 +18,8 @@ from qcrd.runtime.jobs.stores.memory_store import MemoryJobStore
 from qcrd.runtime.redis.event_log import MemoryEventLog
 from qcrd.runtime.redis.generation_buffer import MemoryGenerationBuffer
 from qcrd.runtime.redis.teacher_notes import MemoryTeacherNotes
-from qcrd.runtime.storage.store import MemoryStore, read_lines, read_record
+from qcrd.runtime.storage.json_lines import read_lines
+from qcrd.runtime.storage.store import MemoryStore, read_record
 from services.api.assembling.backoff_policy import BackoffPolicy
 from services.api.assembling.stage import assemble
 from services.api.files import service as files

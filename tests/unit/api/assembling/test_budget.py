@@ -14,8 +14,9 @@ from qcrd.runtime.jobs.state_machine import release_lease, transition, with_chan
 from qcrd.runtime.redis.generation_buffer import AccountUpdate, MemoryGenerationBuffer
 from services.api.assembling.backoff_policy import BackoffPolicy
 from services.api.assembling.teacher.prompt_tokens import estimate_prompt_tokens
-from services.api.assembling.tokens.token_account import TokenAccount, Tokens
+from services.api.assembling.tokens.token_account import TokenAccount
 from services.api.assembling.tokens.token_budget import TokenBudget
+from services.api.assembling.tokens.token_sums import Tokens
 from services.api.settings import TeacherConfig
 from tests.fakes.scripted_teacher import PROMPT_TOKENS, Mood
 from tests.unit.api.assembling.assembling_bench import QUICK, Bench, MakeBench, a_job

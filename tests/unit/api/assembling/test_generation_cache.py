@@ -17,7 +17,8 @@ from qcrd.records.specs.spec import MethodSpec
 from qcrd.records.teachers.prompt import PromptForm
 from qcrd.runtime import archive_keys, keys
 from qcrd.runtime.redis.generation_buffer import MemoryGenerationBuffer
-from qcrd.runtime.storage.store import MemoryStore, read_object, read_raw_lines, write_lines
+from qcrd.runtime.storage.json_lines import read_raw_lines, write_lines
+from qcrd.runtime.storage.store import MemoryStore, read_object
 from services.api.assembling.generation_cache import Generation, GenerationCache
 from services.api.assembling.generation_index import MERGED
 from services.api.assembling.sampling_plan import SampleRequest

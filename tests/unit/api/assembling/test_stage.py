@@ -19,7 +19,7 @@ from qcrd.records.job import JobStatus, Stage
 from qcrd.records.rationales import TestItem
 from qcrd.runtime import keys
 from qcrd.runtime.jobs import commands as verbs
-from qcrd.runtime.storage.store import read_lines
+from qcrd.runtime.storage.json_lines import read_lines
 from services.api.assembling.backoff_policy import BackoffPolicy
 from services.api.assembling.teacher.tgi_client import install_http_client_factory
 from services.api.rationale_sets import index

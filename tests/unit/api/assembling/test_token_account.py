@@ -10,13 +10,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from qcrd.records.job import Usage
 from qcrd.records.specs.spec import Budget
 from qcrd.runtime.redis.generation_buffer import AccountUpdate, MemoryGenerationBuffer
-from services.api.assembling.tokens.token_account import (
-    Reservation,
-    TokenAccount,
-    Tokens,
-    delete_account,
-)
+from services.api.assembling.tokens.token_account import Reservation, TokenAccount, delete_account
 from services.api.assembling.tokens.token_budget import TokenBudget
+from services.api.assembling.tokens.token_sums import Tokens
 from services.api.jobs.checks.budget_checks import release_uncertain_tokens
 from services.api.settings import TeacherConfig
 from tests.unit.api.assembling.assembling_bench import a_job

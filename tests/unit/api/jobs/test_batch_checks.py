@@ -11,7 +11,8 @@ import pytest
 from pydantic import SecretStr
 
 from qcrd.runtime import keys
-from services.api.assembling.tokens.token_account import TokenAccount, Tokens
+from services.api.assembling.tokens.token_account import TokenAccount
+from services.api.assembling.tokens.token_sums import Tokens
 from services.api.dependencies import Gateway, get_service
 from services.api.settings import TeacherConfig, TeacherSettings
 from tests.fakes.batches import FakeBatches

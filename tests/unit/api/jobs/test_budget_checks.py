@@ -18,7 +18,8 @@ from qcrd.runtime.redis.generation_buffer import AccountUpdate
 from services.api.assembling.generation_cache import Generation, GenerationCache
 from services.api.assembling.sampling_plan import SampleRequest, SamplingParams
 from services.api.assembling.teacher.make_client import make_teacher_client
-from services.api.assembling.tokens.token_account import TokenAccount, Tokens
+from services.api.assembling.tokens.token_account import TokenAccount
+from services.api.assembling.tokens.token_sums import Tokens
 from services.api.dependencies import Gateway, get_service
 from services.api.files import service as files
 from services.api.jobs.create import parse_job_spec

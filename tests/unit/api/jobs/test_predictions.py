@@ -9,7 +9,7 @@ import pytest
 from qcrd.records.job import JobStatus
 from qcrd.records.rationales import Prediction
 from qcrd.runtime import keys
-from qcrd.runtime.storage.store import write_lines
+from qcrd.runtime.storage.json_lines import write_lines
 from tests.unit.api.gateway_client import Here, refused, sums
 from tests.unit.trainer.test_report import made
 

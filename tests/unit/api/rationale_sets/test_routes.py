@@ -37,7 +37,8 @@ from qcrd.runtime.jobs.stores.memory_store import MemoryJobStore
 from qcrd.runtime.redis.event_log import MemoryEventLog
 from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.storage import rationale_edits
-from qcrd.runtime.storage.store import MemoryStore, Store, write_lines, write_record
+from qcrd.runtime.storage.json_lines import write_lines
+from qcrd.runtime.storage.store import MemoryStore, Store, write_record
 from services.api.app import create_app
 from services.api.dependencies import GatewaySettings
 from services.api.rationale_sets import service as rationale_sets

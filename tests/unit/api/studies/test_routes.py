@@ -21,7 +21,7 @@ from qcrd.runtime.jobs.stage_runner import run_stage
 from qcrd.runtime.jobs.state_machine import release_lease
 from qcrd.runtime.jobs.stores.memory_store import MemoryJobStore
 from qcrd.runtime.redis.generation_buffer import MemoryGenerationBuffer
-from qcrd.runtime.storage.store import write_lines
+from qcrd.runtime.storage.json_lines import write_lines
 from services.api.assembling.stage import assemble
 from services.api.dependencies import Gateway, get_service
 from services.api.studies import service as studies

@@ -9,8 +9,8 @@ from typing import Any
 from qcrd.method.reasoning import join_reasoning
 from qcrd.records.teachers.token_counts import read_token_count
 from services.api.assembling.teacher.teacher_client import Completion
-from services.api.assembling.tokens.token_account import Tokens
 from services.api.assembling.tokens.token_counts import TokenEstimator
+from services.api.assembling.tokens.token_sums import Tokens
 
 FAILED_REASONS = frozenset({"content_filter", "error", "insufficient_system_resource"})
 """Of a choice that is no answer: a filter, OpenRouter's provider, DeepSeek's machines."""

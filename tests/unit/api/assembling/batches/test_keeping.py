@@ -13,7 +13,8 @@ from services.api.assembling.batches.keeping import CHUNK, keep_results
 from services.api.assembling.batches.results import ShardResults
 from services.api.assembling.batches.shard import SampleRef, Shard, ShardLine
 from services.api.assembling.generation_cache import Generation
-from services.api.assembling.tokens.token_account import TokenAccount, Tokens
+from services.api.assembling.tokens.token_account import TokenAccount
+from services.api.assembling.tokens.token_sums import Tokens
 from services.api.settings import TeacherConfig
 from tests.unit.api.assembling.assembling_bench import a_job
 
