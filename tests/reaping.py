@@ -11,7 +11,7 @@ from qcrd.records.specs.spec import JobSpec
 from qcrd.runtime.jobs.queue import MemoryJobQueue
 from qcrd.runtime.jobs.stage_context import WorkerDeps
 from qcrd.runtime.jobs.stores.memory_store import MemoryJobStore
-from qcrd.runtime.redis.event_log import MemoryEventLog
+from qcrd.runtime.redis.memory_event_log import MemoryEventLog
 from qcrd.runtime.settings import RecoverySettings
 from qcrd.runtime.storage.store import MemoryStore
 from services.api import worker

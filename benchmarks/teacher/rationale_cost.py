@@ -22,8 +22,8 @@ from qcrd.runtime.jobs.queue import MemoryJobQueue
 from qcrd.runtime.jobs.stage_context import WorkerDeps
 from qcrd.runtime.jobs.stage_runner import run_stage
 from qcrd.runtime.jobs.stores.memory_store import MemoryJobStore
-from qcrd.runtime.redis.event_log import MemoryEventLog
 from qcrd.runtime.redis.generation_buffer import MemoryGenerationBuffer
+from qcrd.runtime.redis.memory_event_log import MemoryEventLog
 from qcrd.runtime.storage.store import MemoryStore, read_record
 from services.api.assembling.stage import assemble
 from services.api.assembling.teacher.tgi_client import install_http_client_factory

@@ -10,7 +10,7 @@ from qcrd.runtime import keys
 from qcrd.runtime.jobs.stage_context import WorkerDeps
 from qcrd.runtime.jobs.stores.memory_store import MemoryJobStore
 from qcrd.runtime.redis.counters import MemoryCounters
-from qcrd.runtime.redis.event_log import MemoryEventLog
+from qcrd.runtime.redis.memory_event_log import MemoryEventLog
 from qcrd.runtime.redis.webhook_queue import MemoryWebhookQueue
 from qcrd.runtime.storage.store import Store, StoreReads
 

@@ -16,12 +16,13 @@ from qcrd.runtime.redis.base_model_reports import (
 )
 from qcrd.runtime.redis.connection import connect_redis
 from qcrd.runtime.redis.counters import Counters, MemoryCounters, RedisCounters
-from qcrd.runtime.redis.event_log import EventLog, MemoryEventLog, RedisEventLog
+from qcrd.runtime.redis.event_log import EventLog, RedisEventLog
 from qcrd.runtime.redis.generation_buffer import (
     GenerationBuffer,
     MemoryGenerationBuffer,
     RedisGenerationBuffer,
 )
+from qcrd.runtime.redis.memory_event_log import MemoryEventLog
 from qcrd.runtime.redis.teacher_notes import (
     MemoryTeacherNotes,
     RedisTeacherNotes,

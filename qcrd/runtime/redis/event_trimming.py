@@ -9,12 +9,8 @@ from redis.exceptions import ResponseError
 
 from qcrd.runtime import redis_keys
 from qcrd.runtime.redis.connection import translate_redis_errors
-from qcrd.runtime.redis.event_log import (
-    BEFORE_FIRST_EVENT,
-    MemoryEventLog,
-    format_event_id,
-    parse_event_id,
-)
+from qcrd.runtime.redis.event_log import BEFORE_FIRST_EVENT, format_event_id, parse_event_id
+from qcrd.runtime.redis.memory_event_log import MemoryEventLog
 
 DELETE_THROUGH_SCRIPT = """
 local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)

@@ -100,7 +100,7 @@ def call_within(seconds: float, call: Callable[[], ResultT]) -> ResultT:
     def run() -> None:
         try:
             outcome.set_result(call())
-        except BaseException as error:
+        except Exception as error:  # whoever waits for it raises it
             outcome.set_exception(error)
         finally:
             _lookups.release()

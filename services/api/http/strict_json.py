@@ -11,7 +11,7 @@ from qcrd.runtime.data_files.json_decoder import DECODER
 MAX_CONTAINERS = 20_000
 """Lists and objects in one body: 2 MB of empty ones, where 4 MiB of text could make 300."""
 MAX_VALUES = 100_000
-"""Values in one body, each of which takes a microsecond of every other client's time."""
+"""Values in one body: looking at each holds the interpreter, and so every other client."""
 MAX_DEPTH = 64
 """Levels; a job's spec has eight."""
 MAX_KEY_LENGTH = 500

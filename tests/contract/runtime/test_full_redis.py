@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -26,14 +23,16 @@ from qcrd.runtime.jobs.stores.memory_store import MemoryJobStore
 from qcrd.runtime.jobs.stores.redis_store import RedisJobStore
 from qcrd.runtime.redis.connection import connect_redis
 from qcrd.runtime.redis.counters import MemoryCounters
-from qcrd.runtime.redis.event_log import MemoryEventLog, RedisEventLog
+from qcrd.runtime.redis.event_log import RedisEventLog
 from qcrd.runtime.redis.generation_buffer import AccountUpdate, RedisGenerationBuffer
 from qcrd.runtime.redis.memory import RedisMemory, read_redis_memory
+from qcrd.runtime.redis.memory_event_log import MemoryEventLog
 from qcrd.runtime.settings import RedisSettings
 from qcrd.runtime.storage.store import MemoryStore
 from services.api import worker as api_worker
 from services.api.metrics import SystemCollector
 from tests.conftest import free_ports, valkey
+from tests.contract.runtime.start_queue_worker import start_queue_worker
 
 JOB = Job(
     id="ftjob-" + "a" * 24,
@@ -127,16 +126,7 @@ def test_a_worker_waits_for_room_and_takes_what_is_sent_then(
     redis, queue = connect_redis(settings), CeleryJobQueue(create_celery_app(settings))
     fill(redis)
     seen, log = tmp_path / "seen", tmp_path / "worker.log"
-    environment = {**os.environ, "QCRD_REDIS_URL": settings.url, "SEEN_FILE": str(seen)}
-    command = "celery -A tests.contract.runtime.queue_worker worker -Q train -c 1 --pool=threads"
-    with log.open("wb") as out:
-        worker = subprocess.Popen(
-            [sys.executable, "-m", *command.split()],
-            cwd=Path(__file__).parents[3],
-            env=environment,
-            stdout=out,
-            stderr=out,
-        )
+    worker = start_queue_worker(settings, seen, log)
 
     def until(look: Callable[[], object]) -> None:
         deadline = time.monotonic() + 60

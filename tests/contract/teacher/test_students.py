@@ -31,7 +31,7 @@ from qcrd.records.students.fallback import Fallback
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.queue import MemoryJobQueue
 from qcrd.runtime.jobs.stores.memory_store import MemoryJobStore
-from qcrd.runtime.redis.event_log import MemoryEventLog
+from qcrd.runtime.redis.memory_event_log import MemoryEventLog
 from qcrd.runtime.settings import ModelSettings, StoreSettings
 from qcrd.runtime.storage.base_models import download_published_model
 from qcrd.runtime.storage.s3 import S3Store

@@ -15,7 +15,7 @@ from qcrd.runtime.jobs.stage_context import WorkerDeps
 from qcrd.runtime.jobs.stage_runner import run_stage
 from qcrd.runtime.jobs.stores.memory_store import MemoryJobStore
 from qcrd.runtime.redis.connection import connect_redis
-from qcrd.runtime.redis.event_log import MemoryEventLog
+from qcrd.runtime.redis.memory_event_log import MemoryEventLog
 from qcrd.runtime.settings import RedisSettings
 from qcrd.runtime.storage.store import MemoryStore
 from services.trainer.execution.cluster_api import ClusterApi

@@ -12,7 +12,7 @@ from qcrd.method.judge.training_pairs import TrainingPair
 from qcrd.records.specs.training_spec import JudgeSpec
 from qcrd.runtime.jobs.queue import MemoryJobQueue
 from qcrd.runtime.jobs.stores.memory_store import MemoryJobStore
-from qcrd.runtime.redis.event_log import MemoryEventLog
+from qcrd.runtime.redis.memory_event_log import MemoryEventLog
 from qcrd.runtime.settings import DiscriminatorAddress, ModelSettings
 from qcrd.runtime.storage.store import MemoryStore
 from services.api.app import create_app

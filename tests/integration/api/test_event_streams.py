@@ -20,7 +20,8 @@ from qcrd.runtime.jobs.store import JobStore
 from qcrd.runtime.jobs.stores.memory_store import MemoryJobStore
 from qcrd.runtime.jobs.stores.redis_store import RedisJobStore
 from qcrd.runtime.redis.connection import connect_redis
-from qcrd.runtime.redis.event_log import BEFORE_FIRST_EVENT, EventLog, MemoryEventLog, RedisEventLog
+from qcrd.runtime.redis.event_log import BEFORE_FIRST_EVENT, EventLog, RedisEventLog
+from qcrd.runtime.redis.memory_event_log import MemoryEventLog
 from qcrd.runtime.settings import RedisSettings
 from services.api.events import broadcaster
 from services.api.events.broadcaster import EventBroadcaster

@@ -11,9 +11,9 @@ from qcrd.records.job import Job, JobStatus, Stage
 from qcrd.records.specs.spec import JobSpec
 from qcrd.runtime import keys
 from qcrd.runtime.jobs.stores.memory_store import MemoryJobStore
-from qcrd.runtime.redis.event_log import MemoryEventLog
 from qcrd.runtime.redis.event_trimming import MemoryEventTrimmer
 from qcrd.runtime.redis.generation_buffer import MemoryGenerationBuffer
+from qcrd.runtime.redis.memory_event_log import MemoryEventLog
 from qcrd.runtime.retention import sweeper as retention
 from qcrd.runtime.retention.eviction import Evictor
 from qcrd.runtime.settings import RetentionSettings

@@ -27,7 +27,7 @@ from qcrd.runtime.jobs.lease import LeaseHeartbeat
 from qcrd.runtime.jobs.queue import MemoryJobQueue
 from qcrd.runtime.jobs.stage_context import StageContext, WorkerDeps
 from qcrd.runtime.jobs.stores.memory_store import MemoryJobStore
-from qcrd.runtime.redis.event_log import MemoryEventLog
+from qcrd.runtime.redis.memory_event_log import MemoryEventLog
 from qcrd.runtime.storage.store import MemoryStore
 from services.trainer import student_run, training_events
 from services.trainer.checkpoints.store import CheckpointStore, StudentResult

@@ -13,7 +13,7 @@ from qcrd.runtime.jobs.queue import MemoryJobQueue
 from qcrd.runtime.jobs.stage_context import WorkerDeps
 from qcrd.runtime.jobs.stage_runner import run_stage
 from qcrd.runtime.jobs.stores.memory_store import MemoryJobStore
-from qcrd.runtime.redis.event_log import MemoryEventLog
+from qcrd.runtime.redis.memory_event_log import MemoryEventLog
 from qcrd.runtime.storage.store import MemoryStore
 from services.trainer.execution.executor import ExecutionStatus, StopReason
 from services.trainer.supervision.process_outcome import Outcome, make_memory_outcome

@@ -20,7 +20,7 @@ from qcrd.errors import Invalid
 from qcrd.records.base import parse_record
 from qcrd.records.job import Job, JobStatus, Report
 from qcrd.records.specs.spec import JobSpec
-from qcrd.runtime.redis.event_log import MemoryEventLog
+from qcrd.runtime.redis.memory_event_log import MemoryEventLog
 from services.trainer.trackers.tracking import (
     TrackedEventLog,
     Tracking,

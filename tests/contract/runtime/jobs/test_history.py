@@ -20,8 +20,9 @@ from qcrd.runtime.jobs.stage_context import WorkerDeps
 from qcrd.runtime.jobs.store import JobStore
 from qcrd.runtime.jobs.stores.memory_store import MemoryJobStore
 from qcrd.runtime.redis.connection import connect_redis
-from qcrd.runtime.redis.event_log import EventLog, MemoryEventLog, RedisEventLog
+from qcrd.runtime.redis.event_log import EventLog, RedisEventLog
 from qcrd.runtime.redis.event_trimming import EventTrimmer, MemoryEventTrimmer, RedisEventTrimmer
+from qcrd.runtime.redis.memory_event_log import MemoryEventLog
 from qcrd.runtime.storage.json_lines import write_lines
 from qcrd.runtime.storage.store import MemoryStore, Store
 

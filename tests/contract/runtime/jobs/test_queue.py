@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -24,6 +21,7 @@ from qcrd.runtime.redis.connection import connect_redis
 from qcrd.runtime.redis.event_log import RedisEventLog
 from qcrd.runtime.settings import RedisSettings
 from tests.conftest import free_ports, valkey
+from tests.contract.runtime.start_queue_worker import start_queue_worker
 
 Take = Callable[[], list[tuple[Stage, str]]]
 
@@ -119,16 +117,7 @@ def test_a_worker_waits_for_its_broker_at_the_start_and_in_the_middle(
     broker: Any, settings: RedisSettings, tmp_path: Path
 ) -> None:
     seen, log = tmp_path / "seen", tmp_path / "worker.log"
-    environment = {**os.environ, "QCRD_REDIS_URL": settings.url, "SEEN_FILE": str(seen)}
-    command = "celery -A tests.contract.runtime.queue_worker worker -Q train -c 1 --pool=threads"
-    with log.open("wb") as out:
-        worker = subprocess.Popen(
-            [sys.executable, "-m", *command.split()],
-            cwd=Path(__file__).parents[4],
-            env=environment,
-            stdout=out,
-            stderr=out,
-        )
+    worker = start_queue_worker(settings, seen, log)
     queue = CeleryJobQueue(create_celery_app(settings))
 
     def until(look: Callable[[], object]) -> None:

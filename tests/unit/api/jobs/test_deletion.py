@@ -23,8 +23,8 @@ from qcrd.runtime.jobs.finalize import finalize
 from qcrd.runtime.jobs.queue import MemoryJobQueue
 from qcrd.runtime.jobs.store import JobChange
 from qcrd.runtime.jobs.stores.memory_store import MemoryJobStore
-from qcrd.runtime.redis.event_log import MemoryEventLog
 from qcrd.runtime.redis.event_trimming import MemoryEventTrimmer
+from qcrd.runtime.redis.memory_event_log import MemoryEventLog
 from qcrd.runtime.retention.eviction import Evictor
 from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.storage.inventory import InventoriedMemoryStore

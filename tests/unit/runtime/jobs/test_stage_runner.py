@@ -28,7 +28,7 @@ from qcrd.runtime.jobs.stage_context import (
 from qcrd.runtime.jobs.stage_runner import run_stage
 from qcrd.runtime.jobs.state_machine import revoke_lease, with_changes
 from qcrd.runtime.jobs.stores.memory_store import MemoryJobStore
-from qcrd.runtime.redis.event_log import MemoryEventLog
+from qcrd.runtime.redis.memory_event_log import MemoryEventLog
 from qcrd.runtime.storage import store
 from qcrd.runtime.storage.store import MemoryStore
 

@@ -16,9 +16,9 @@ from qcrd.runtime.jobs.archive.event_archive import EventArchive
 from qcrd.runtime.jobs.archive.job_archive import JobArchive
 from qcrd.runtime.jobs.state_machine import TERMINAL
 from qcrd.runtime.jobs.stores.memory_store import MemoryJobStore
-from qcrd.runtime.redis.event_log import MemoryEventLog
 from qcrd.runtime.redis.event_trimming import MemoryEventTrimmer
 from qcrd.runtime.redis.generation_buffer import AccountUpdate, MemoryGenerationBuffer
+from qcrd.runtime.redis.memory_event_log import MemoryEventLog
 from qcrd.runtime.retention.eviction import Evictor
 from qcrd.runtime.retention.sweeper import Sweeper
 from qcrd.runtime.settings import RetentionSettings
