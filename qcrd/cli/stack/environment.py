@@ -31,7 +31,7 @@ WEED_SIGNING_KEYS = ("SIGNING", "SIGNING_READ", "FILER_SIGNING", "FILER_SIGNING_
 
 
 MAX_TEACHER_REPLICAS = 4
-"""Copies share out the slots, so more of them have fewer sequences each to go through a layer with."""
+"""Copies share out the slots: more of them have fewer sequences each to go through a layer with."""
 
 
 def count_cores() -> int:

@@ -20,8 +20,8 @@ RecordT = TypeVar("RecordT", bound=BaseModel)
 SPOOL_BYTES = 8 * 2**20
 """Bytes of lines kept in memory before they are spooled to a temporary file."""
 READ_BYTES = 2**13
-"""Compressed bytes that are read at once: lines that are all alike are many times as many in memory.
-"""
+"""Compressed bytes that are read at once: lines that are all alike are many times
+as many in memory."""
 
 
 def write_lines(store: Store, key: str, records: Iterable[BaseModel]) -> None:
