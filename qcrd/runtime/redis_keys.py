@@ -83,5 +83,10 @@ def token_account_key(job_id: str) -> str:
     return f"qcrd:account:{job_id}"
 
 
+def asking_turn_key(work: str) -> str:
+    """The id of the job whose turn it is to ask a teacher for this, named by a digest."""
+    return f"qcrd:turn:{work}"
+
+
 def idempotency_key(fingerprint: str) -> str:
     return f"qcrd:idempotency:{fingerprint}"

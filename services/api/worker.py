@@ -2,7 +2,8 @@
 batches of jobs that have ended, removes what is no longer needed, looks how the teachers are,
 delivers webhooks.
 
-Run by `celery -A services.api.worker worker -Q assemble -c 1 --pool=threads`.
+Run by `celery -A services.api.worker worker -Q assemble -c 4 --pool=threads`: assembling waits for
+teachers most of the time, so that one worker assembles several jobs, and a long one holds up none.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from qcrd.runtime.jobs.reaper import (
     reap_jobs,
 )
 from qcrd.runtime.jobs.stage_context import NextStage, StageContext, WorkerDeps
+from qcrd.runtime.redis.asking_turns import RedisAskingTurns
 from qcrd.runtime.redis.connection import translate_redis_errors
 from qcrd.runtime.redis.generation_buffer import RedisGenerationBuffer
 from qcrd.runtime.redis.memory import RedisMemory, read_redis_memory
@@ -63,6 +65,7 @@ def run_assembling(stage: StageContext) -> NextStage:
         RedisGenerationBuffer(worker.redis),
         TeacherSettings().teachers,
         notes=RedisTeacherNotes(worker.redis),
+        turns=RedisAskingTurns(worker.redis),
     )
 
 

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from qcrd.errors import Invalid, NotFound, Transient
-from qcrd.records.job import Stage
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from qcrd.errors import Invalid, NotFound, Transient, UnreadableRecord
+from qcrd.records.job import Job, JobStatus, Stage
+from qcrd.records.specs.spec import JobSpec
 from qcrd.runtime.jobs.stage_context import WAITS_FOR_JOB, NextStage, StageContext
 from qcrd.runtime.jobs.state_machine import TERMINAL
+from qcrd.runtime.jobs.store import JobStore
+from qcrd.runtime.keys import digest
+from qcrd.runtime.redis.asking_turns import AskingTurns
+from services.api.assembling.sampling_plan import SamplingParams
 
 POLL_SECONDS = 5.0
 """Seconds between two checks for a set that does not exist yet."""
@@ -23,6 +31,49 @@ def wait_for_set(stage: StageContext, job_id: str) -> None:
             code=WAITS_FOR_JOB,
             retry_after=POLL_SECONDS,
         )
+
+
+@contextmanager
+def asking_turn(stage: StageContext, turns: AskingTurns, *, by_batch: bool) -> Iterator[None]:
+    """The job's turn to ask its teacher, which ends with the block; `Transient` while another job
+    asks the same of it, whose outputs are then there to be reused. A job that only waits, for its
+    teacher or a batch, keeps its turn."""
+    job = stage.job
+    work = _describe_work(job.spec, by_batch=by_batch)
+    gone = ""
+    while (holder := turns.take(work, job.id, instead_of=gone)) != job.id:
+        if _may_still_ask(stage.jobs, holder):
+            raise Transient(
+                f"job {holder} asks the teacher the same questions; its outputs will be reused",
+                code=WAITS_FOR_JOB,
+                retry_after=POLL_SECONDS,
+            )
+        gone = holder
+    yield
+    turns.give_back(work, job.id)
+
+
+def _describe_work(spec: JobSpec, *, by_batch: bool) -> str:
+    """What a job asks for, as a digest. Test questions are left out: jobs that differ in them alone
+    share all the others. Nobody who pays for answers at once waits for a batch."""
+    settings = spec.settings
+    return digest(
+        settings.teacher,
+        SamplingParams.from_spec(settings.rationales).fingerprint,
+        settings.task.model_dump_json(),
+        str(spec.training_file),
+        str(by_batch),
+    )
+
+
+def _may_still_ask(jobs: JobStore, job_id: str) -> bool:
+    """One that is paused, over, or beyond reading keeps nobody waiting."""
+    try:
+        job: Job = jobs.get(job_id)
+    except (NotFound, UnreadableRecord):
+        return False
+    is_over = job.status in TERMINAL or job.status is JobStatus.PAUSED
+    return not is_over and job.rationale_set is None
 
 
 def take_shared_set(stage: StageContext, leader_id: str) -> NextStage:

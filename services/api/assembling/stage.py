@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -22,10 +23,12 @@ from qcrd.records.job import Stage
 from qcrd.records.rationales import RationaleItem, TestItem
 from qcrd.records.reports.serving import TeacherServing
 from qcrd.runtime.jobs.stage_context import NextStage, StageContext
+from qcrd.runtime.redis.asking_turns import AskingTurns
 from qcrd.runtime.redis.generation_buffer import GenerationBuffer
 from qcrd.runtime.redis.teacher_notes import TeacherNotes
 from services.api.assembling import sampling_plan, shared_set
 from services.api.assembling.backoff_policy import BackoffPolicy
+from services.api.assembling.batches.choose import asks_by_batch
 from services.api.assembling.batches.waiting import check_still_out
 from services.api.assembling.generate import generate_outputs
 from services.api.assembling.spill.database import SpillDatabase
@@ -85,10 +88,12 @@ def assemble(
     teachers: Mapping[str, TeacherConfig],
     backoff: BackoffPolicy | None = None,
     notes: TeacherNotes | None = None,
+    turns: AskingTurns | None = None,
 ) -> NextStage:
     """Assemble the job's set. A repeated run writes the same set, from the cached outputs. `notes`
-    has what other jobs found out of the teachers. What there is of questions and outputs is on
-    disk: the memory that it takes does not grow with them."""
+    has what other jobs found out of the teachers; with `turns`, no two jobs ask for the same at
+    once. What there is of questions and outputs is on disk: the memory that it takes does not grow
+    with them."""
     spec = stage.job.spec
     if spec.knowledge_of is not None:
         return shared_set.take_shared_set(stage, spec.knowledge_of)
@@ -100,7 +105,7 @@ def assemble(
             if stage.job.backoffs and sampling_plan.asks_teacher(spec):
                 # It waits: another job gets this worker at once while that is so.
                 asyncio.run(check_teacher_is_back(spec.settings.teacher, teacher))
-    with SpillDatabase() as database:
+    with _take_turn(stage, turns, teacher), SpillDatabase() as database:
         splits = DatasetSplits.load(stage, database)
         held_out = {"validation": splits.validation, "test": splits.test}
         _warn_of_data(stage, iter_file_warnings(spec.settings, splits.training, held_out))
@@ -111,6 +116,16 @@ def assemble(
         set_id = _write_set(stage, splits, outputs)
     stage.report_progress(100.0)
     return NextStage(Stage.TRAINING, {"rationale_set": set_id})
+
+
+def _take_turn(
+    stage: StageContext, turns: AskingTurns | None, teacher: TeacherConfig | None
+) -> AbstractContextManager[None]:
+    """Nothing to wait for where no teacher is asked."""
+    spec = stage.job.spec
+    if turns is None or teacher is None or not sampling_plan.asks_teacher(spec):
+        return nullcontext()
+    return shared_set.asking_turn(stage, turns, by_batch=asks_by_batch(spec, teacher))
 
 
 def _write_set(stage: StageContext, splits: DatasetSplits, outputs: TeacherOutputs) -> str:

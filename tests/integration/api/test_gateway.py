@@ -46,7 +46,7 @@ DATABASE = 900
 KEY = "sk-of-this-test"
 TEACHER_KEY = "sk-of-the-teacher-of-this-test"
 WEBHOOK_SECRET = "whsec_" + base64.b64encode(b"a secret of this test that is long").decode()
-CELERY = ("-A", "services.api.worker", "worker", "-Q", "assemble", "-c", "1", "--pool=threads")
+CELERY = ("-A", "services.api.worker", "worker", "-Q", "assemble", "-c", "4", "--pool=threads")
 
 
 @dataclass
@@ -222,6 +222,25 @@ def test_a_worker_stopped_in_the_middle_hands_over_and_pays_nothing_twice(stack:
     until(lambda: assembled(stack, job_id), stack.worker)
     # Those in flight at the end, at most four, were answered in vain.
     assert stack.teacher.answered - answered <= 60 + 4
+
+
+def test_a_job_that_waits_long_holds_up_none_but_those_that_ask_the_same(stack: Stack) -> None:
+    client, training = stack.client(), stack.upload(sums(5, start=600))
+    stack.teacher.delay, answered = 60.0, stack.teacher.answered
+    slow = stack.create(training.id).id
+    until(lambda: stack.teacher.flying == 4, stack.worker)
+    stack.teacher.delay = 0.0
+    other = stack.create(stack.upload(sums(5, start=700)).id).id
+    same = stack.create(training.id).id
+    until(lambda: assembled(stack, other), stack.worker)
+    until(lambda: (client.fine_tuning.jobs.retrieve(same).model_extra or {}).get("waiting"))
+    waiting = client.fine_tuning.jobs.retrieve(same)
+    assert waiting.status == "queued"
+    assert slow in (waiting.model_extra or {})["waiting"]
+    assert stack.teacher.answered - answered == 25  # all of them the other's
+    client.fine_tuning.jobs.cancel(slow)
+    until(lambda: assembled(stack, same), stack.worker)
+    assert stack.teacher.answered - answered == 50
 
 
 def test_errors_reach_the_stock_client_with_their_fields(stack: Stack) -> None:

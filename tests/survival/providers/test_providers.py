@@ -102,11 +102,19 @@ def test_a_job_of_a_hosted_teacher_is_trained_and_pays_once(
 ) -> None:
     room, given = asked_for(data)
     given["method"]["qcrd"]["teacher"] = name
-    job = run_to_success(system, given, room, rng)
     provider = providers[name]
-    assert job.usage.teacher_prompt_tokens == provider.prompt_tokens
-    assert job.usage.teacher_prompt_tokens == PROMPT_TOKENS * provider.answered
-    assert job.usage.teacher_completion_tokens == provider.completion_tokens
+    before = (provider.prompt_tokens, provider.completion_tokens, provider.answered)
+    job = run_to_success(system, given, room, rng)
+    prompt, completion, answers = (
+        now - earlier
+        for now, earlier in zip(
+            (provider.prompt_tokens, provider.completion_tokens, provider.answered),
+            before,
+            strict=True,
+        )
+    )
+    assert job.usage.teacher_prompt_tokens == prompt == PROMPT_TOKENS * answers > 0
+    assert job.usage.teacher_completion_tokens == completion > 0
     assert all("messages" in body for body in provider.requests), "it is asked by chat"
 
 

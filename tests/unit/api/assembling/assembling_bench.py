@@ -15,6 +15,7 @@ from qcrd.runtime.jobs.queue import MemoryJobQueue
 from qcrd.runtime.jobs.stage_context import WorkerDeps
 from qcrd.runtime.jobs.stage_runner import run_stage
 from qcrd.runtime.jobs.stores.memory_store import MemoryJobStore
+from qcrd.runtime.redis.asking_turns import MemoryAskingTurns
 from qcrd.runtime.redis.generation_buffer import MemoryGenerationBuffer
 from qcrd.runtime.redis.memory_event_log import MemoryEventLog
 from qcrd.runtime.redis.teacher_notes import MemoryTeacherNotes
@@ -51,7 +52,7 @@ class Bench:
         self.teachers = {"default": TeacherConfig(url=teacher.url, concurrency=concurrency)}
         self.store, self.jobs, self.events = MemoryStore(), MemoryJobStore(), MemoryEventLog()
         self.queue, self.ledger = MemoryJobQueue(), MemoryGenerationBuffer()
-        self.notes = MemoryTeacherNotes()
+        self.notes, self.turns = MemoryTeacherNotes(), MemoryAskingTurns()
 
     def file(self, rows: list[dict[str, Any]]) -> str:
         body = "".join(json.dumps(row) + "\n" for row in rows).encode()
@@ -75,7 +76,7 @@ class Bench:
             deps,
             job.id,
             Stage.ASSEMBLING,
-            lambda stage: assemble(stage, self.ledger, self.teachers, pace, self.notes),
+            lambda stage: assemble(stage, self.ledger, self.teachers, pace, self.notes, self.turns),
         )
         return self.jobs.get(job.id)
 
