@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ UNKNOWN_SOURCE, CORRUPTED_SOURCE = "unnamed", "corrupted"
 
 HOLDOUT_BUCKETS = 10
 """One pair in ten is never trained on and measures the judge."""
+MAX_TRAINED, MAX_HELD_OUT = 8192, 1024
+"""Questions of a large set that a judge gets in one call. Pretraining visits 8,000 by default, and
+all that is held out is scored after every call."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,22 @@ def make_training_pair(
     )
 
 
+def choose_questions(questions: Sequence[str], *, seed: int) -> list[int]:
+    """The places of the questions whose pairs a judge gets: of a large set a sample, so that
+    neither the call nor its time grows with the set."""
+    if len(questions) <= MAX_TRAINED:
+        return list(range(len(questions)))
+    train, holdout = list[int](), list[int]()
+    for place, question in enumerate(questions):
+        (holdout if _is_held_out(question) else train).append(place)
+    rng = random.Random(f"{seed}/judge")
+    chosen = (
+        rng.sample(places, min(size, len(places)))
+        for places, size in ((train, MAX_TRAINED), (holdout, MAX_HELD_OUT))
+    )
+    return sorted(itertools.chain(*chosen))
+
+
 def split_holdout(
     training_pairs: Sequence[TrainingPair],
 ) -> tuple[list[TrainingPair], list[TrainingPair]]:
@@ -69,9 +89,12 @@ def split_holdout(
     train: list[TrainingPair] = []
     holdout: list[TrainingPair] = []
     for pair in training_pairs:
-        bucket = random.Random(pair.question).randrange(HOLDOUT_BUCKETS)
-        (holdout if bucket == 0 else train).append(pair)
+        (holdout if _is_held_out(pair.question) else train).append(pair)
     return train, holdout
+
+
+def _is_held_out(question: str) -> bool:
+    return random.Random(question).randrange(HOLDOUT_BUCKETS) == 0
 
 
 def balance_negatives(training_pairs: Sequence[TrainingPair], *, seed: int) -> list[TrainingPair]:

@@ -15,7 +15,11 @@ from dataclasses import replace
 from torch.distributed.device_mesh import DeviceMesh
 
 from qcrd.method.judge.model import JudgeBackend
-from qcrd.method.judge.training_pairs import TrainingPair, make_training_pair
+from qcrd.method.judge.training_pairs import (
+    TrainingPair,
+    choose_questions,
+    make_training_pair,
+)
 from qcrd.method.student.base import Student, Weights
 from qcrd.method.training import divergence, scoring, selection, weight_history
 from qcrd.method.training.iteration_data import (
@@ -295,4 +299,6 @@ class Trainer:
             self.negative_supply.prefetch(self.iteration + 1, used)
 
     def _make_training_pairs(self, examples: Sequence[TrainingExample]) -> list[TrainingPair]:
-        return [make_training_pair(x.text, x.positives, x.negatives) for x in examples]
+        chosen = choose_questions([x.text for x in examples], seed=self.schedule.seed)
+        asked = (examples[place] for place in chosen)
+        return [make_training_pair(x.text, x.positives, x.negatives) for x in asked]
