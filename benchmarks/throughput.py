@@ -1,12 +1,13 @@
 """Training throughput: our DSS and QCRD steps against the trainers that people use instead.
 
-    python -m benchmarks.throughput [--rounds 3] [--steps 6] [--growth] [--json FILE]
+    python -m benchmarks.throughput [--rounds 3] [--steps 6] [--growth] [--ranks] [--json FILE]
 
 A decoder-only student of random weights reads the same questions under every contender: DSS as two
 sequences per question, label and rationale, whose tokens are counted without padding. Peers are
 transformers' `Trainer` and, where it is installed (the extra `peers`), TRL's `SFTTrainer`,
 each with its own collator and AdamW. Every contender runs in a process of its own, in an order that
 turns with the round; the first two steps are warm-up. A ratio is the median of the rounds' ratios.
+`--ranks` trains by one and by two processes of one thread each, on the same batches.
 """
 
 from __future__ import annotations
@@ -29,9 +30,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.device_mesh import DeviceMesh
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from benchmarks.step_cost.fixtures import SEED, make_example, make_llama
+from qcrd.method.distributed import sharding
+from qcrd.method.distributed.process_ranks import ProcessRanks
 from qcrd.method.prompts import EXPLAIN_PREFIX, PREDICT_PREFIX
 from qcrd.method.student.base import Student
 from qcrd.method.student.targets import Target
@@ -47,8 +51,11 @@ QUESTIONS = 16
 WARM_UP_STEPS = 2
 MARGIN = 50.0
 """δ under which every negative is in force."""
-LENGTHS, CANDIDATES = (32, 64, 128, 256), (1, 3, 5, 10)
-"""Words of a rationale, and positives of a question, of `--growth`."""
+LENGTHS, CANDIDATES = (128, 256, 512, 1024, 2048), (1, 3, 5, 10)
+"""Words, which are nearly tokens, of a rationale, and positives of a question, of `--growth`."""
+FEW_QUESTIONS = 2
+"""Per step of `--growth`: with the longest rationales one takes as long as a hundred others."""
+RANKS = (1, 2)
 
 
 @dataclass(frozen=True)
@@ -82,12 +89,13 @@ def make_work(models: Path, steps: int) -> Work:
     return Work(make_llama(models), batches)
 
 
-def time_ours(work: Work, method: str) -> list[float]:
+def time_ours(work: Work, method: str, mesh: DeviceMesh | None = None) -> list[float]:
     """Seconds of each step: loss, gradients and the optimizer."""
     spec = MethodSpec(
         loss=LossSpec(delta=MARGIN), hyperparameters=Hyperparameters(batch_size=QUESTIONS)
     )
-    step = OptimizerStep(work.student, make_schedule(method, spec, n_examples=100, seed=SEED))
+    schedule = make_schedule(method, spec, n_examples=100, seed=SEED)
+    step = OptimizerStep(work.student, schedule, mesh)
     seconds = []
     for batch in work.batches:
         started = time.perf_counter()
@@ -240,9 +248,11 @@ def compare(models: Path, rounds: int, steps: int) -> dict[str, Any]:
 
 
 def measure_growth(models: Path, steps: int) -> dict[str, dict[str, float]]:
-    """Seconds of a QCRD step by words of its rationales and by positives of its questions, over
-    that of the first."""
+    """Seconds of a QCRD step of few questions: by words of its rationales, one positive and one
+    negative each, and by positives of the shortest."""
     work = make_work(models, steps)
+    work.student.max_target_tokens = 2 * LENGTHS[-1]
+    few = replace(work, batches=[batch[:FEW_QUESTIONS] for batch in work.batches])
 
     def change(words: int, positives: int) -> Work:
         def rewrite(item: TrainingExample) -> TrainingExample:
@@ -253,17 +263,44 @@ def measure_growth(models: Path, steps: int) -> dict[str, dict[str, float]]:
             ]
             return replace(item, positives=tuple(made[:-1]), negatives=(made[-1],))
 
-        return replace(work, batches=[[rewrite(item) for item in batch] for batch in work.batches])
+        return replace(few, batches=[[rewrite(item) for item in batch] for batch in few.batches])
 
     def seconds(words: int, positives: int) -> float:
         return statistics.median(time_ours(change(words, positives), "qcrd")[WARM_UP_STEPS:])
 
-    by_length = {str(words): seconds(words, 5) for words in LENGTHS}
-    by_candidates = {str(n): seconds(LENGTHS[0], n) for n in CANDIDATES}
     return {
-        name: {key: value / next(iter(row.values())) for key, value in row.items()}
-        for name, row in (("words", by_length), ("positives", by_candidates))
+        "words": {str(words): seconds(words, 1) for words in LENGTHS},
+        "positives": {str(n): seconds(LENGTHS[0], n) for n in CANDIDATES},
     }
+
+
+def measure_ranks(models: Path, rounds: int, steps: int) -> dict[str, list[float]]:
+    """Seconds of a QCRD step by so many processes of one thread each: the median of each round."""
+    found: dict[str, list[float]] = {str(n): [] for n in RANKS}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    for _ in range(rounds):
+        for n in RANKS:
+            rank = ["-m", "benchmarks.throughput", "--models", str(models), "--steps", str(steps)]
+            ended = subprocess.run(
+                [*torchrun, f"--nproc-per-node={n}", *rank, "--contender", "rank"],
+                stdout=subprocess.PIPE, text=True, check=True, env=environment,
+            )  # fmt: skip
+            found[str(n)].append(json.loads(ended.stdout.splitlines()[-1]))
+    return found
+
+
+def run_rank(models: Path, steps: int) -> None:
+    """One of torchrun's processes; the main one prints the median seconds of a step."""
+    torch.set_num_threads(1)
+    with ProcessRanks() as ranks:
+        work = make_work(models, steps)
+        work.student.ranks = ranks
+        mesh = sharding.make_mesh("cpu", replicas=ranks.size, shards=1)
+        seconds = time_ours(work, "qcrd", mesh)[WARM_UP_STEPS:]
+        if ranks.is_main:
+            print(json.dumps(statistics.median(seconds)))
+        ranks.finish()
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -273,14 +310,20 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--growth", action="store_true", help="by length and candidates as well")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--models", type=Path, default=Path.home() / ".qcrd/models")
-    parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
+    parser.add_argument("--ranks", action="store_true", help="by one and by two processes as well")
+    parser.add_argument("--contender", choices=[*CONTENDERS, "rank"], help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
+    if options.contender == "rank":
+        run_rank(options.models, options.steps)
+        return
     if options.contender:
         print(json.dumps(run_contender(options.models, options.contender, options.steps)))
         return
     results = compare(options.models, options.rounds, options.steps)
     if options.growth:
-        results["growth"] = measure_growth(options.models, options.steps)
+        results["growth_seconds"] = measure_growth(options.models, options.steps)
+    if options.ranks:
+        results["rank_seconds"] = measure_ranks(options.models, options.rounds, options.steps)
     results["conditions"] = {
         "questions": QUESTIONS, "steps": options.steps - WARM_UP_STEPS, "rounds": options.rounds,
         "seed": SEED, "threads": torch.get_num_threads(), "cores": os.cpu_count(),
