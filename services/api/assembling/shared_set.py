@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from qcrd.errors import Invalid, NotFound, Transient, UnreadableRecord
-from qcrd.records.job import Job, JobStatus, Stage
+from qcrd.records.job import JobStatus, Stage
 from qcrd.records.specs.spec import JobSpec
 from qcrd.runtime.jobs.stage_context import WAITS_FOR_JOB, NextStage, StageContext
 from qcrd.runtime.jobs.state_machine import TERMINAL
@@ -67,13 +67,13 @@ def _describe_work(spec: JobSpec, *, by_batch: bool) -> str:
 
 
 def _may_still_ask(jobs: JobStore, job_id: str) -> bool:
-    """One that is paused, over, or beyond reading keeps nobody waiting."""
+    """One that is paused, over, or beyond reading keeps nobody waiting; nor does one that was
+    resumed and waits for a worker, perhaps for as long as its owner's other jobs run."""
     try:
-        job: Job = jobs.get(job_id)
+        job = jobs.get(job_id)
     except (NotFound, UnreadableRecord):
         return False
-    is_over = job.status in TERMINAL or job.status is JobStatus.PAUSED
-    return not is_over and job.rationale_set is None
+    return job.status is JobStatus.RUNNING and job.rationale_set is None
 
 
 def take_shared_set(stage: StageContext, leader_id: str) -> NextStage:

@@ -52,9 +52,12 @@ def test_who_asks_for_something_else_does_not_wait(bench: MakeBench, other: dict
 def test_one_that_is_paused_over_or_gone_keeps_nobody_waiting(bench: MakeBench) -> None:
     here = bench()
     training = here.file(sums(5))
-    paused, cancelled, deleted = (here.job(training) for _ in range(3))
+    paused, resumed, cancelled, deleted = (here.job(training) for _ in range(4))
     asks_now(here, paused)
     commands.transition_job(here.jobs, paused.id, JobStatus.PAUSED)
+    asks_now(here, resumed)
+    commands.transition_job(here.jobs, resumed.id, JobStatus.PAUSED)
+    commands.transition_job(here.jobs, resumed.id, JobStatus.QUEUED)
     asks_now(here, cancelled)
     commands.transition_job(here.jobs, cancelled.id, JobStatus.CANCELLED)
     asks_now(here, deleted)
