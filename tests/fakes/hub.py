@@ -60,6 +60,8 @@ class FakeHub:
     root: Path | None = None
     """Where repositories are made; None: nobody may write."""
     private: set[str] = field(default_factory=set)
+    cdn_host: str = "localhost"
+    """Where large files are: another host to a client than the one that it asks."""
     objects: dict[str, bytes] = field(default_factory=dict)
     """Large files that were put, by their SHA-256, which no commit may name before."""
 
@@ -219,9 +221,7 @@ class FakeHub:
             return _refused(404, "EntryNotFound", "Entry not found")
         data = path.read_bytes()
         if _is_large(file):
-            cdn = str(request.base_url).replace(
-                "127.0.0.1", "localhost"
-            )  # another host to a client
+            cdn = request.base_url.replace(hostname=self.cdn_host)
             return RedirectResponse(
                 f"{cdn}cdn/{name}/-/{file}",
                 302,

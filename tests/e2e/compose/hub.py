@@ -14,7 +14,7 @@ BASE = "acme/tiny-bert"
 
 
 def main() -> None:
-    hub = FakeHub(repositories={BASE: tiny.save_base(Path("/tmp") / BASE)})
+    hub = FakeHub(repositories={BASE: tiny.save_base(Path("/tmp") / BASE)}, cdn_host="cdn")
     uvicorn.run(hub.app(), host="0.0.0.0", port=PORT, log_level="info")
 
 
