@@ -19,7 +19,7 @@ from tests.survival.stack.system import System
 REPETITIONS = int(os.environ.get("QCRD_SURVIVAL", "1"))
 SEED = int(os.environ.get("QCRD_SURVIVAL_SEED", "0"))
 STORE_BYTES = (512 + 160 * (REPETITIONS - 1)) * 2**20
-"""Most of it is taken only where a test fills it up. A repetition of all cases leaves some 80 MB."""
+"""Most of it is taken only where a test fills it up: a repetition of all cases leaves 80 MB."""
 HERE = Path(__file__).parent
 
 

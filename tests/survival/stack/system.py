@@ -187,7 +187,8 @@ def valkey_command(port: int, folder: Path) -> list[str]:
 
 
 def celery(app: str, queue: str, name: str) -> list[str]:
-    given = f"-A {app} worker -Q {queue} -c 1 --pool=threads -n {name}@survival"
+    at_once = 4 if queue == "assemble" else 1
+    given = f"-A {app} worker -Q {queue} -c {at_once} --pool=threads -n {name}@survival"
     return [sys.executable, "-m", "celery", *given.split()]
 
 
