@@ -107,13 +107,14 @@ def test_two_trainers_share_the_jobs(stack: Stack, calm: list[Prediction]) -> No
 
 
 def test_training_over_its_memory_limit_is_told(stack: Stack, calm: list[Prediction]) -> None:
-    """Its steps are then computed in parts, which rounds otherwise: it has to succeed."""
+    """Its steps are then computed in parts, which rounds otherwise: it has to succeed. The limit is
+    lowered before it trains: an engine lowers none below what is in use."""
     limit = stack.inspect("trainer", "{{.HostConfig.Memory}}")
     with step("a job, its trainer's memory lowered to 400 MB"):
-        job_id = stack.create()
-        stack.wait_for_stage(job_id, "training", 1.0)
+        stack.compose("restart", "trainer")
         trainer = stack.container("trainer")
         stack.docker("update", "--memory", "400m", "--memory-swap", "400m", trainer)
+        job_id = stack.create()
         wait_for(
             lambda: any("memory" in event for event in stack.events(job_id)),
             "an event tells of the memory",
