@@ -75,7 +75,8 @@ class Stack:
         self.compose("up", "-d", "--wait", "--wait-timeout", "900", *arguments)
 
     def down(self, *arguments: str) -> None:
-        self.compose("down", "--timeout", "100", *arguments)
+        """With what an override brought that is not named here."""
+        self.compose("down", "--remove-orphans", "--timeout", "100", *arguments)
 
     def container(self, service: str) -> str:
         return self.compose("ps", "-a", "-q", service).split()[0]
