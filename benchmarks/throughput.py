@@ -158,22 +158,18 @@ def time_transformers(work: Work) -> list[float]:
 
 
 def time_trl(work: Work) -> list[float]:
-    """`SFTTrainer` on tokens with a completion mask; packing where it has a GPU for it."""
+    """`SFTTrainer` on tokens and labels; packing where it has a GPU for it."""
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
     rows = [row for batch in work.batches for row in work.make_sequences(batch)]
     dataset = Dataset.from_list(
-        [
-            {"input_ids": ids, "completion_mask": [0] * start + [1] * (len(ids) - start)}
-            for ids, start in rows
-        ]
+        [{"input_ids": ids, "labels": [-100] * start + ids[start:]} for ids, start in rows]
     )
     times, on_gpu = StepTimes(), torch.cuda.is_available()
     with tempfile.TemporaryDirectory() as folder:
         arguments = SFTConfig(
             **make_settings(folder),
-            completion_only_loss=True,
             packing=on_gpu,
             use_liger_kernel=on_gpu,
             bf16=on_gpu,
