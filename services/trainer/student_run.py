@@ -7,7 +7,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from torch.distributed.device_mesh import DeviceMesh
@@ -122,10 +122,8 @@ def train_student(
     if trainer.negative_supply.drops_all_samples:
         training_events.warn_about_dropped_samples(stage, method)
     with contextlib.closing(trainer.negative_sampler):
-        prior_seconds = _resume(stage, method, trainer, checkpoints)
-        seconds, judge_metrics = _run_trainer(
-            stage, student_run, trainer, checkpoints, prior_seconds
-        )
+        earlier = resume_trainer(stage, method, trainer, checkpoints)
+        seconds, judge_metrics = run_trainer(stage, student_run, trainer, checkpoints, earlier)
     student = trainer.restore_best()
     # What follows takes as long as a short training, and is none.
     stage.enter_stage(Stage.EVALUATING)
@@ -189,10 +187,18 @@ def _make_row(predictions: Sequence[Prediction]) -> Accuracy:
     return row.model_copy(update={"answer_tokens": compute_answer_tokens(predictions)})
 
 
-def _resume(
+@dataclass(frozen=True)
+class EarlierRun:
+    """What was spent and found up to the state that is resumed from: nothing, at the start."""
+
+    seconds: float = 0.0
+    judge_metrics: dict[str, float] = field(default_factory=dict)
+
+
+def resume_trainer(
     stage: StageContext, method: str, trainer: Trainer, checkpoints: CheckpointStore
-) -> float:
-    """Resume from the newest intact state, if any; the seconds that were spent up to it."""
+) -> EarlierRun:
+    """Resume from the newest intact state, if any."""
     state, rejected = checkpoints.load(method, partial(make_empty_tensor, trainer))
     for reason in rejected:
         stage.events.append(
@@ -202,7 +208,7 @@ def _resume(
             level="warn",
         )
     if state is None:
-        return 0.0
+        return EarlierRun()
     restore_state(trainer, state)
     stage.emit(
         f"{method}: resumed after step {trainer.step}",
@@ -210,15 +216,16 @@ def _resume(
         step=trainer.step,
         iteration=trainer.iteration,
     )
-    return float(state.numbers["seconds"])
+    # A checkpoint of an earlier release says nothing of the judge.
+    return EarlierRun(float(state.numbers["seconds"]), dict(state.numbers.get("judge", {})))
 
 
-def _run_trainer(
+def run_trainer(
     stage: StageContext,
     student_run: StudentRun,
     trainer: Trainer,
     checkpoints: CheckpointStore,
-    prior_seconds: float,
+    earlier: EarlierRun,
 ) -> tuple[float, dict[str, float]]:
     """Consume the trainer's records: emit, save, stop on request. Returns seconds and judge health.
 
@@ -227,12 +234,12 @@ def _run_trainer(
     """
     method, started, last_emit = student_run.schedule.method, time.monotonic(), 0.0
     last_emitted_step = training_events.find_last_emitted_step(stage, method)
-    judge_metrics: dict[str, float] = {}
+    judge_metrics = earlier.judge_metrics
     inert_negatives = training_events.InertNegatives(stage, method)
     ranks = checkpoints.ranks
 
     def elapsed_seconds() -> float:
-        return prior_seconds + time.monotonic() - started
+        return earlier.seconds + time.monotonic() - started
 
     def keep_judge(oldest_version: int) -> None:
         if trainer.judge is not None:
@@ -241,7 +248,8 @@ def _run_trainer(
     writer = CheckpointWriter(checkpoints, method, keep_judge)
 
     def save_state(state: TrainerState) -> None:
-        writer.save(replace(state, numbers={**state.numbers, "seconds": elapsed_seconds()}))
+        told = {"seconds": elapsed_seconds(), "judge": judge_metrics}
+        writer.save(replace(state, numbers={**state.numbers, **told}))
 
     # A phase may be interrupted; nothing that `phase_state` refers to changes during it.
     phase_state: TrainerState | None = None
@@ -260,13 +268,10 @@ def _run_trainer(
         # Any rank may be told to stop; when to save is the main one's to say.
         is_due = ranks.is_main and writer.is_due()
         stopping, saving = ranks.sum([stage.should_stop(), is_due])
-        if stopping:
-            save_state(capture_state(trainer))
-            writer.wait()
-            raise Interrupted(f"job {stage.job.id} was asked to stop")
         phase_state = capture_state(trainer) if isinstance(record, PhaseStarted) else None
+        # Told before a stop: the state that is saved then is behind it, and tells of it no more.
         match record:
-            case PhaseStarted():
+            case PhaseStarted() if not stopping:
                 stage.emit(f"{method}: {record.name}")
             case JudgePretrained():
                 training_events.emit_judge_health(stage, method, 0, record)
@@ -281,7 +286,10 @@ def _run_trainer(
                 judge_metrics = record.judge_metrics or judge_metrics
                 training_events.emit_iteration(stage, method, record)
                 inert_negatives.watch(record.negative_metrics)
-        if saving:
+        if stopping or saving:
             save_state(capture_state(trainer))
+        if stopping:
+            writer.wait()
+            raise Interrupted(f"job {stage.job.id} was asked to stop")
     writer.wait()
     return elapsed_seconds(), {**trainer.pretrain_metrics, **judge_metrics}
