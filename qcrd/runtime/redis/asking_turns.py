@@ -19,7 +19,8 @@ TURN_SECONDS = 7 * 24 * 3600
 
 TAKE_SCRIPT = """
 local holder = redis.pcall('GET', KEYS[1])
-if type(holder) == 'string' and holder ~= ARGV[1] and holder ~= ARGV[2] then return holder end
+local is_id = type(holder) == 'string' and string.match(holder, '^[%w-]+$')
+if is_id and holder ~= ARGV[1] and holder ~= ARGV[2] then return holder end
 redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[3])
 return ARGV[1]
 """

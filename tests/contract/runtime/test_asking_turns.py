@@ -50,3 +50,5 @@ def test_in_redis_a_turn_expires_and_a_damaged_one_is_replaced(
     assert 0 < redis.ttl(key) <= TURN_SECONDS
     turns.give_back("sums", "a")
     assert not redis.exists(key)
+    redis.set(key, b"\xff\xfe no id")
+    assert turns.take("sums", "a") == "a"
