@@ -48,6 +48,8 @@ PARTS = ("set", "through", "import")
 SAMPLES = 10
 """Rationales per question: a file has at most a million questions."""
 SHARD = 2000
+MOST_HELD = 1_000_000
+"""Rationales up to which a training's memory is measured: more do not fit into a small machine."""
 SHARE = 10
 """How much smaller the smaller of the two sizes is."""
 
@@ -155,7 +157,8 @@ def measure(bench: Bench, part: str, rationales: int, first: int) -> dict[str, f
         started = time.perf_counter()
         bench.write_generations(spec, first)
         found["outputs written, s"] = time.perf_counter() - started
-    told = bench.run("assemble", bench.submit(spec), bench.teacher)
+    job_id = bench.submit(spec)
+    told = bench.run("assemble", job_id, bench.teacher)
     set_id = str(told["set"])
     found |= {
         "assembled, s": float(told["seconds"]),
@@ -173,6 +176,9 @@ def measure(bench: Bench, part: str, rationales: int, first: int) -> dict[str, f
             "pulled, s": float(pulled["seconds"]),
             "pulling process's peak memory, MiB": float(pulled["peak_mib"]),
         }
+    if part == "set" and rationales <= MOST_HELD:
+        held = bench.run("hold", job_id)
+        found["held by a training, MiB"] = float(held["taken_mib"])
     return found
 
 
@@ -218,9 +224,11 @@ def main(argv: Sequence[str] | None = None) -> None:
                 results.append(measure(bench, part, size, first))
                 first += size // SAMPLES
             print(f"{part + ', rationales':38}{sizes[0]:>14,}{sizes[1]:>14,}{'ratio':>9}")
-            for name, late in results[1].items():
-                early = results[0][name]
-                print(f"{name:38}{early:>14.2f}{late:>14.2f}{late / early:>9.2f}", flush=True)
+            for name, early in results[0].items():
+                if (late := results[1].get(name)) is None:
+                    print(f"{name:38}{early:>14.2f}{'not run':>14}", flush=True)
+                else:
+                    print(f"{name:38}{early:>14.2f}{late:>14.2f}{late / early:>9.2f}", flush=True)
 
 
 if __name__ == "__main__":

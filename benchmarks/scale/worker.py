@@ -1,5 +1,6 @@
 """One stage in a process of its own, whose peak memory is then its own: `python -m
-benchmarks.scale.worker assemble JOB TEACHER` or `… pull SET` or `… page SET`. Prints JSON."""
+benchmarks.scale.worker assemble JOB TEACHER`, `… pull SET`, `… page SET`, `… hold JOB`. Prints
+JSON."""
 
 from __future__ import annotations
 
@@ -30,6 +31,7 @@ from services.api.assembling.teacher.tgi_client import install_http_client_facto
 from services.api.rationale_sets.schemas import ItemQuery
 from services.api.rationale_sets.service import RationaleSetService
 from services.api.settings import TeacherConfig
+from services.trainer.data.training_dataset import load_dataset
 
 Told = dict[str, float | str]
 
@@ -85,6 +87,19 @@ def page_set(told: Told, set_id: str) -> None:
         service.list_items(set_id, ItemQuery(limit=100, after=after))
 
 
+def hold_set(told: Told, job_id: str) -> None:
+    """All of a job's set, as a training has it in memory."""
+    redis = connect_redis(RedisSettings())
+    deps = make_worker_deps(redis, MemoryJobQueue(), threading.Event())
+    job = deps.jobs.get(job_id)
+    assert job.rationale_set is not None
+    before = read_peak_mib()
+    with timed(told, "seconds"):
+        dataset = load_dataset(deps.store, job.rationale_set, job.spec)
+    told["questions"] = len(dataset.examples)
+    told["taken_mib"] = read_peak_mib() - before
+
+
 def read_peak_mib() -> float:
     """`getrusage` would also tell of the process that started this one."""
     found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
@@ -96,6 +111,7 @@ PARTS: dict[str, Callable[..., None]] = {
     "assemble": assemble_job,
     "pull": pull_set,
     "page": page_set,
+    "hold": hold_set,
 }
 
 

@@ -9,6 +9,7 @@ import pytest
 from qcrd.runtime.jobs.store import JobStore
 from qcrd.runtime.jobs.stores.memory_store import MemoryJobStore
 from qcrd.runtime.jobs.stores.redis_store import RedisJobStore
+from qcrd.runtime.redis.asking_turns import AskingTurns, MemoryAskingTurns, RedisAskingTurns
 from qcrd.runtime.redis.base_model_reports import (
     BaseModelReports,
     MemoryBaseModelReports,
@@ -73,6 +74,13 @@ def base_model_reports(request: pytest.FixtureRequest) -> BaseModelReports:
     if request.param == "memory":
         return MemoryBaseModelReports()
     return RedisBaseModelReports(connect_redis(request.getfixturevalue("redis_settings")))
+
+
+@pytest.fixture(params=["memory", "redis"])
+def turns(request: pytest.FixtureRequest) -> AskingTurns:
+    if request.param == "memory":
+        return MemoryAskingTurns()
+    return RedisAskingTurns(connect_redis(request.getfixturevalue("redis_settings")))
 
 
 @pytest.fixture(params=["memory", "redis"])

@@ -15,11 +15,7 @@ from dataclasses import replace
 from torch.distributed.device_mesh import DeviceMesh
 
 from qcrd.method.judge.model import JudgeBackend
-from qcrd.method.judge.training_pairs import (
-    TrainingPair,
-    choose_questions,
-    make_training_pair,
-)
+from qcrd.method.judge.training_pairs import TrainingPair, choose_questions, make_training_pair
 from qcrd.method.student.base import Student, Weights
 from qcrd.method.training import divergence, scoring, selection, weight_history
 from qcrd.method.training.iteration_data import (

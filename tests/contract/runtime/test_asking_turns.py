@@ -2,24 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
-
 from qcrd.runtime import redis_keys
-from qcrd.runtime.redis.asking_turns import (
-    TURN_SECONDS,
-    AskingTurns,
-    MemoryAskingTurns,
-    RedisAskingTurns,
-)
+from qcrd.runtime.redis.asking_turns import TURN_SECONDS, AskingTurns, RedisAskingTurns
 from qcrd.runtime.redis.connection import connect_redis
 from qcrd.runtime.settings import RedisSettings
-
-
-@pytest.fixture(params=["memory", "redis"])
-def turns(request: pytest.FixtureRequest) -> AskingTurns:
-    if request.param == "memory":
-        return MemoryAskingTurns()
-    return RedisAskingTurns(connect_redis(request.getfixturevalue("redis_settings")))
 
 
 def test_the_first_has_it_until_it_gives_it_back(turns: AskingTurns) -> None:
