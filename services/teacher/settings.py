@@ -51,7 +51,7 @@ class EngineSettings(EnvironmentSettings, protected_namespaces=()):
     max_total_tokens: int | None = Field(None, ge=2)
     # One: llama.cpp's threads spin while they wait; two on two busy cores run at a tenth of it.
     teacher_threads: int = Field(1, ge=1)
-    # Copies of a GGUF model that share out the slots: they use more cores and do not wait for each
+    # Copies of a model that share out the slots: they use more cores and do not wait for each
     # other. The weights are in memory once.
     teacher_replicas: int = Field(1, ge=1)
     teacher_slots: int = Field(32, ge=1)

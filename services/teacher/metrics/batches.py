@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Gauge, Histogram
@@ -26,6 +27,8 @@ class BatchMetrics:
         for method in INFERENCE_METHODS:
             for outcome in ("count", "success", "failure"):
                 self.counters.inc(f"tgi_batch_inference_{outcome}", 0, method=method)
+        self._running: dict[int, tuple[int, int]] = {}
+        self._running_lock = threading.Lock()
         self._current_size = self._create_gauge("tgi_batch_current_size", "requests in the batch")
         self._current_max_tokens = self._create_gauge(
             "tgi_batch_current_max_tokens", "tokens the batch may reach"
@@ -58,10 +61,14 @@ class BatchMetrics:
         """How many tokens fit in all batches together, once it is known."""
         self._max_total_tokens.set(max_total_tokens)
 
-    def set_current_batch(self, *, size: int, max_tokens: int) -> None:
-        """The running batch: its requests, and the tokens they may reach together."""
-        self._current_size.set(size)
-        self._current_max_tokens.set(max_tokens)
+    def set_current_batch(self, runner: object, *, size: int, max_tokens: int) -> None:
+        """The batch that `runner` has: its requests, and the tokens they may reach together. What
+        is told is the sum over all runners."""
+        with self._running_lock:
+            self._running[id(runner)] = (size, max_tokens)
+            sizes, tokens = zip(*self._running.values(), strict=True)
+            self._current_size.set(sum(sizes))
+            self._current_max_tokens.set(sum(tokens))
 
     def record_concat(self, size: int, reason: ConcatReason) -> None:
         """`size` new requests came into a batch that was already running."""

@@ -90,8 +90,12 @@ def alone(net: Any, tokens: Sequence[int], count: int) -> list[int]:
     return generated
 
 
-def test_requests_that_join_and_leave_answer_as_if_alone(folder: Path) -> None:
-    """Twenty-four requests of mixed lengths through eight slots, arriving while others run."""
+@pytest.mark.parametrize(("replicas", "together"), [(1, 8), (3, 3)])
+def test_requests_that_join_and_leave_answer_as_if_alone(
+    folder: Path, replicas: int, together: int
+) -> None:
+    """Twenty-four requests of mixed lengths through eight slots, arriving while others run; the
+    slots of one worker, or of three that share the weights."""
     net = LlamaForCausalLM.from_pretrained(folder)
     rng = Random(1)
     asked = [(prompt(rng.randint(1, 60), n), rng.randint(1, 30)) for n in range(24)]
@@ -104,10 +108,10 @@ def test_requests_that_join_and_leave_answer_as_if_alone(folder: Path) -> None:
             *(ids(engine, request, delay) for request, delay in zip(requests, arrive, strict=True))
         )
 
-    engine = made(folder)
+    engine = made(folder, teacher_replicas=replicas)
     got = run(engine, work)
     assert got == [alone(net, tokens, count) for tokens, count in asked]
-    assert engine.largest_batch == 8
+    assert engine.largest_batch == together
 
 
 def test_an_encoder_decoder_takes_requests_while_others_run(tmp_path: Path) -> None:
@@ -169,6 +173,40 @@ def test_five_samples_of_one_prompt_and_a_shared_beginning_are_read_once(folder:
     first, then = run(made(folder), work)
     assert first == 50 + 4
     assert then == 10
+
+
+def test_several_workers_read_a_prompt_once_and_tell_of_all_that_runs(folder: Path) -> None:
+    """Four samples of each of two prompts: a worker for each, and the metrics of both."""
+    engine = made(folder, teacher_replicas=2)
+    most = 0.0
+
+    async def sample(text: str, seed: int) -> None:
+        nonlocal most
+        sampling = SamplingParams(do_sample=True, seed=seed)
+        tokens = prompt(30, ord(text))
+        async for _ in engine.submit(ValidGenerateRequest(text, tokens, 40, sampling)):
+            running = engine.batch_metrics.registry.get_sample_value("tgi_batch_current_size")
+            most = max(most, running or 0.0)
+
+    async def work(_: TransformersEngine) -> int:
+        await asyncio.gather(*(sample(text, seed) for text in "ab" for seed in range(4)))
+        return engine.prefilled_tokens
+
+    assert run(engine, work) == 2 * (30 + 3)
+    assert most == 8
+
+
+def test_adapters_and_encoder_decoders_have_one_worker(folder: Path, tmp_path: Path) -> None:
+    async def slots(engine: TransformersEngine) -> int:
+        gathered = (ids(engine, ValidGenerateRequest("", prompt(9, n), 9)) for n in range(6))
+        await asyncio.gather(*gathered)
+        return engine.largest_batch
+
+    adapter = tmp_path / "adapter"
+    net = LlamaForCausalLM.from_pretrained(folder)
+    get_peft_model(net, LoraConfig(target_modules=["q_proj"])).save_pretrained(adapter)
+    assert run(made(folder, teacher_replicas=4, lora_adapters=str(adapter)), slots) == 6
+    assert run(made(save(tmp_path, "t5"), teacher_replicas=4), slots) == 6
 
 
 def test_the_token_budget_bounds_what_runs_together(folder: Path) -> None:

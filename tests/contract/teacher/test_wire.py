@@ -64,7 +64,7 @@ class Scripted:
     @open.setter
     def open(self, count: int) -> None:
         self._open = count
-        self.batch_metrics.set_current_batch(size=count, max_tokens=64 * count)
+        self.batch_metrics.set_current_batch(self, size=count, max_tokens=64 * count)
 
     async def start(self) -> None:
         while self.loaded is not None and not self.loaded.is_set():

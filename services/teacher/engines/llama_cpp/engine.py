@@ -28,12 +28,12 @@ from services.teacher.engines.base import (
     Token,
     ValidGenerateRequest,
 )
+from services.teacher.engines.copies import choose_copy
 from services.teacher.engines.llama_cpp import server
 from services.teacher.engines.llama_cpp.replica import (
     Chunk,
     Replica,
     SendChunk,
-    choose_replica,
     make_replicas,
 )
 from services.teacher.errors import GenerationFailed
@@ -123,7 +123,7 @@ class LlamaCppEngine:
             loop.call_soon_threadsafe(inbox.put_nowait, item)
             return closed.is_set()
 
-        replica = choose_replica(self._replicas, request.prompt)
+        replica = choose_copy(self._replicas, request.prompt)
         with replica.track_request(request.prompt):
             future = replica.submit(lambda: self._generate(replica, request, send, closed))
             future.add_done_callback(lambda _: send(_STREAM_END))
@@ -164,7 +164,7 @@ class LlamaCppEngine:
             self._running_requests += requests
             self._running_tokens += tokens
             self.batch_metrics.set_current_batch(
-                size=self._running_requests, max_tokens=self._running_tokens
+                self, size=self._running_requests, max_tokens=self._running_tokens
             )
 
     async def _stream_tokens(

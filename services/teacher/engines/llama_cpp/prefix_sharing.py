@@ -81,9 +81,6 @@ class SampleGate:
                 if not entry.open_requests:
                     del self._prompts[prompt]
 
-    def has_open(self, prompt: str) -> bool:
-        return prompt in self._prompts
-
     def wait_for_prefill(self, prompt: str, prefill: Callable[[], None]) -> bool:
         """Return when `prompt` may run: True once it has been read for several, False when this
         request is its only one. Blocks: call it from a worker thread.

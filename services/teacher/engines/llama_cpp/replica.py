@@ -1,18 +1,15 @@
-"""One loaded copy of a GGUF model: its slots, its worker threads, and the prompts it reads once.
-
-Copies beside each other use several cores without waiting for each other, as the threads of one
-would at every layer: where cores are taken by others a copy is slower, and not all of them.
-"""
+"""One loaded copy of a GGUF model: its slots, its worker threads, and the prompts it reads once."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from services.teacher.engines.copies import Copy, share_slots
 from services.teacher.engines.llama_cpp import server
 from services.teacher.engines.llama_cpp.prefix_sharing import PrefixGate, SampleGate
 
@@ -23,13 +20,12 @@ SendChunk = Callable[[Chunk], bool]
 CACHE_FLUSH_PROMPT = "a"
 
 
-class Replica:
+class Replica(Copy):
     """`slots` sequences at a time, each a task of llama.cpp in a worker thread of its own."""
 
     def __init__(self, slots: int, load_server: Callable[..., Any] = server.load_server) -> None:
-        self.slots = slots
+        super().__init__(slots)
         self._load_server = load_server
-        self.open_requests = 0
         self.prefilled_tokens = 0
         self._pool = ThreadPoolExecutor(slots, thread_name_prefix="gguf")
         self._prefix_gate, self._sample_gate = PrefixGate(), SampleGate()
@@ -49,18 +45,10 @@ class Replica:
         )
         return str(self._server.listening_address)
 
-    def has_open(self, prompt: str) -> bool:
-        return self._sample_gate.has_open(prompt)
-
     @contextmanager
     def track_request(self, prompt: str) -> Iterator[None]:
-        """A request for `prompt` is open here, from its arrival on. Of the event loop alone."""
-        self.open_requests += 1
-        try:
-            with self._sample_gate.track_request(prompt):
-                yield
-        finally:
-            self.open_requests -= 1
+        with super().track_request(prompt), self._sample_gate.track_request(prompt):
+            yield
 
     def submit(self, work: Callable[[], None]) -> Future[None]:
         """`work` in a thread of this copy's, when a slot is free."""
@@ -117,19 +105,4 @@ class Replica:
 def make_replicas(
     count: int, slots: int, load_server: Callable[..., Any] = server.load_server
 ) -> list[Replica]:
-    """`slots` shared out over `count` copies, none without a slot."""
-    count = min(count, slots)
-    shares = (slots // count + (place < slots % count) for place in range(count))
-    return [Replica(share, load_server) for share in shares]
-
-
-def choose_replica(replicas: Sequence[Replica], prompt: str) -> Replica:
-    """The copy that has `prompt` open and a slot free, where it is read once for all its samples;
-    else the one with the most free slots."""
-    return max(
-        replicas,
-        key=lambda one: (
-            one.has_open(prompt) and one.open_requests < one.slots,
-            one.slots - one.open_requests,
-        ),
-    )
+    return [Replica(share, load_server) for share in share_slots(slots, count)]

@@ -1,8 +1,8 @@
-"""transformers models from a folder or a .gguf file, on one worker thread.
+"""transformers models from a folder or a .gguf file, on one worker thread or several.
 
 Requests join and leave between two tokens: decoder-only models over one cache
 (`ContinuousBatch`), encoder-decoders and models with another kind of cache as batches side by side
-(`StaticBatches`).
+(`StaticBatches`). Workers share the weights and have a cache each.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from services.teacher.engines.base import (
     Token,
     ValidGenerateRequest,
 )
+from services.teacher.engines.copies import choose_copy
 from services.teacher.errors import GenerationFailed, MissingTemplateVariable, TemplateFailed
 from services.teacher.metrics.batches import BatchMetrics
 
@@ -37,7 +38,8 @@ DEFAULT_CONTEXT = 2048
 class TransformersEngine:
     """`max_batch_total_tokens`: tokens of prompt and output that all running requests may reach
     together. `prefill`: prompt tokens read between two steps of the running requests. `device`: by
-    default the GPU if there is one.
+    default the GPU if there is one. `replicas`: workers that share out `slots` on a CPU, each with
+    `threads`; a model that runs in static batches, or with adapters, has one.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class TransformersEngine:
         *,
         threads: int,
         slots: int,
+        replicas: int = 1,
         max_total_tokens: int | None,
         max_input_tokens: int | None,
         precision: Precision = "auto",
@@ -56,7 +59,7 @@ class TransformersEngine:
         device: str | None = None,
     ) -> None:
         self._path, self._model_id = path, model_id
-        self._threads, self._slots = threads, slots
+        self._threads, self._slots, self._replicas = threads, slots, replicas
         self._precision, self._adapters = precision, dict(adapters or {})
         self._device = device
         self._max_batch_total_tokens, self._max_batch_prefill_tokens = (
@@ -65,7 +68,7 @@ class TransformersEngine:
         )
         self._limits = (max_input_tokens, max_total_tokens)
         self._model: LoadedModel | None = None
-        self._worker: EngineWorker | None = None
+        self._workers: list[EngineWorker] = []
         self._info: EngineInfo | None = None
         self.batch_metrics = BatchMetrics()
 
@@ -77,23 +80,22 @@ class TransformersEngine:
     @property
     def prefilled_tokens(self) -> int:
         """Prompt tokens that went through the model; those copied from other slots did not."""
-        return self._worker.batch.prefilled_tokens if self._worker else 0
+        return sum(worker.batch.prefilled_tokens for worker in self._workers)
 
     @property
     def largest_batch(self) -> int:
-        """The most requests that have run at once."""
-        return self._worker.largest_batch if self._worker else 0
+        """The most requests that have run at once in one worker."""
+        return max((worker.largest_batch for worker in self._workers), default=0)
 
     @property
     def batch(self) -> ContinuousBatch | StaticBatches:
-        """The sequences that run now, once the engine has started."""
-        assert self._worker is not None
-        return self._worker.batch
+        """The sequences that the first worker runs now, once the engine has started."""
+        return self._workers[0].batch
 
     async def start(self) -> None:
         await asyncio.to_thread(self._load)
-        assert self._worker is not None
-        self._worker.thread.start()
+        for worker in self._workers:
+            worker.thread.start()
 
     async def tokenize(
         self, text: str, *, add_special_tokens: bool = True
@@ -107,11 +109,10 @@ class TransformersEngine:
         from services.teacher.engines.transformers.worker import ScoringRequest
 
         assert self._model is not None
-        assert self._worker is not None
         if self._model.seq2seq:
             return ()
         scoring = ScoringRequest(request)
-        self._worker.incoming.put(scoring)
+        choose_copy(self._workers, request.prompt).incoming.put(scoring)
         return await asyncio.wrap_future(scoring.result)
 
     async def check_grammar(self, grammar: Grammar) -> None:
@@ -122,27 +123,30 @@ class TransformersEngine:
     async def submit(self, request: ValidGenerateRequest) -> AsyncGenerator[Token, None]:
         from services.teacher.engines.transformers.worker import RequestStream
 
-        assert self._worker is not None
         stream = RequestStream(request, asyncio.get_running_loop())
-        self._worker.incoming.put(stream)
-        try:
-            while (item := await stream.inbox.get()) is not None:
-                if isinstance(item, Exception):
-                    raise GenerationFailed(str(item)) from item
-                yield item
-        finally:
-            stream.closed.set()
+        worker = choose_copy(self._workers, request.prompt)
+        with worker.track_request(request.prompt):
+            worker.incoming.put(stream)
+            try:
+                while (item := await stream.inbox.get()) is not None:
+                    if isinstance(item, Exception):
+                        raise GenerationFailed(str(item)) from item
+                    yield item
+            finally:
+                stream.closed.set()
 
     async def close(self) -> None:
-        if self._worker is not None and self._worker.thread.is_alive():
-            self._worker.incoming.put(None)
-            await asyncio.to_thread(self._worker.thread.join)
+        running = [worker for worker in self._workers if worker.thread.is_alive()]
+        for worker in running:
+            worker.incoming.put(None)
+        for worker in running:
+            await asyncio.to_thread(worker.thread.join)
 
     def _load(self) -> None:
         import torch
 
         from services.teacher.engines.transformers import weights
-        from services.teacher.engines.transformers.worker import BatchLimits, EngineWorker
+        from services.teacher.engines.transformers.worker import BatchLimits, make_workers
 
         torch.set_num_threads(self._threads)
         model = weights.load_model(
@@ -158,13 +162,14 @@ class TransformersEngine:
             self._max_batch_prefill_tokens,
         )
         self.batch_metrics.set_capacity(limits.max_batch_total_tokens)
-        self._model, self._worker = model, EngineWorker(model, limits, self.batch_metrics)
+        self._model = model
+        self._workers = make_workers(model, limits, self.batch_metrics, self._replicas)
         self._info = EngineInfo(
             self._model_id,
             "local",
             max_input_tokens or min(model.max_positions, total - 1),
             total,
-            supports_grammar=self._worker.grammar_tokenizer is not None,
+            supports_grammar=self._workers[0].grammar_tokenizer is not None,
             adapters=model.adapters,
             # The hub's cache names a snapshot's folder by its commit.
             model_sha=self._path.name if self._path.parent.name == "snapshots" else None,

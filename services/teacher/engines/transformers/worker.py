@@ -1,4 +1,4 @@
-"""The local engine's one thread: it admits requests and sends their tokens to the event loop.
+"""A thread of the local engine: it admits requests and sends their tokens to the event loop.
 
 Requests are taken first come, first served, as many as slots and the token budget allow. Tokens
 cross to the event loop once per step.
@@ -13,10 +13,11 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from services.teacher.engines.base import Token, ValidGenerateRequest
+from services.teacher.engines.copies import Copy, share_slots
 from services.teacher.engines.transformers.continuous_batching import (
     ContinuousBatch,
     supports_continuous_batching,
@@ -84,12 +85,14 @@ class BatchLimits:
     max_batch_prefill_tokens: int
 
 
-class EngineWorker:
-    """Runs the batch in its own thread. A None in `incoming` closes it."""
+class EngineWorker(Copy):
+    """Runs a batch of its own in its own thread; workers beside it may share its `model`. A None in
+    `incoming` closes it."""
 
     def __init__(
         self, model: LoadedModel, limits: BatchLimits, batch_metrics: BatchMetrics
     ) -> None:
+        super().__init__(limits.slots)
         self._model, self._limits, self._batch_metrics = model, limits, batch_metrics
         self.grammar_tokenizer: Any = build_grammar_tokenizer(model)
         self.batch = self._create_batch()
@@ -130,7 +133,7 @@ class EngineWorker:
             except Exception as error:
                 deliver([(stream, error) for stream in active])
                 self.batch.reset()
-            self._batch_metrics.set_current_batch(size=0, max_tokens=0)
+            self._batch_metrics.set_current_batch(self, size=0, max_tokens=0)
         deliver([(stream, None) for stream in self._waiting])
 
     def _receive(self, *, wait: bool, seconds: float | None = None) -> bool:
@@ -207,8 +210,27 @@ class EngineWorker:
 
     def _record_batch(self, active: Sequence[RequestStream]) -> None:
         self._batch_metrics.set_current_batch(
-            size=len(active), max_tokens=sum(stream.max_total_tokens for stream in active)
+            self, size=len(active), max_tokens=sum(stream.max_total_tokens for stream in active)
         )
+
+
+def make_workers(
+    model: LoadedModel, limits: BatchLimits, batch_metrics: BatchMetrics, count: int
+) -> list[EngineWorker]:
+    """`count` workers that share out the limits, one where several cannot run `model` at once: on
+    an accelerator, which they would wait for, and where calls of it share more than its weights."""
+    first = EngineWorker(model, limits, batch_metrics)
+    can_share = model.net.device.type == "cpu" and not model.adapters
+    if count == 1 or not can_share or isinstance(first.batch, StaticBatches):
+        return [first]
+    shares = share_slots(limits.slots, count)
+    tokens = limits.max_batch_total_tokens // len(shares)
+    return [
+        EngineWorker(
+            model, replace(limits, slots=slots, max_batch_total_tokens=tokens), batch_metrics
+        )
+        for slots in shares
+    ]
 
 
 def step_batch(batch: ContinuousBatch | StaticBatches, active: list[RequestStream]) -> None:

@@ -294,7 +294,7 @@ class UpstreamEngine:
 
     def _track_open(self, change: int) -> None:
         self._open_requests += change
-        self.batch_metrics.set_current_batch(size=self._open_requests, max_tokens=0)
+        self.batch_metrics.set_current_batch(self, size=self._open_requests, max_tokens=0)
 
     async def close(self) -> None:
         await self._client.aclose()
