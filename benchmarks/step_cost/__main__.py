@@ -66,7 +66,7 @@ def run_step(case: StepFixture, method: str, batch: Sequence[TrainingExample]) -
     """Forward and backward; the optimizer's step, the same for all, is left out."""
     case.student.model.train()
     step = StepModule(case.student, OBJECTIVES[method], LossSpec(delta=MARGIN))
-    terms = step(batch, case.scores, torch.Generator())
+    terms = step(batch, case.scores, 0)
     terms.total.backward()
     case.student.model.zero_grad(set_to_none=True)
 
@@ -92,9 +92,11 @@ def run_naive_step(case: StepFixture, batch: Sequence[TrainingExample]) -> None:
         s = torch.tensor([case.scores[r.id] for _, r in rows]).view(len(batch), -1)
         sides.append((grid, s))
     (pos, s_pos), (neg, s_neg) = sides
-    all_mask, generator = torch.ones_like(pos, dtype=torch.bool), torch.Generator()
-    low = losses.weight_lowest(pos.detach(), all_mask, s_pos, generator)
-    high = losses.weight_highest(neg.detach(), all_mask[:, : neg.shape[1]], s_neg, generator)
+    all_mask, luck = torch.ones_like(pos, dtype=torch.bool), torch.zeros_like(pos)
+    low = losses.weight_lowest(pos.detach(), all_mask, s_pos, luck)
+    high = losses.weight_highest(
+        neg.detach(), all_mask[:, : neg.shape[1]], s_neg, luck[:, : neg.shape[1]]
+    )
     positive = losses.positive_term(pos, low, s_pos)
     negative = losses.negative_term(neg, high, s_neg, MARGIN)
     (label + losses.contrastive_loss(positive, negative, spec.beta) / len(batch)).backward()

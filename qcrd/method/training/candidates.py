@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -52,22 +53,23 @@ class Candidates:
         self,
         ce: Tensor,
         weight_fn: WeightFn,
-        generator: torch.Generator,
+        luck: int,
         *,
         quality: Callable[[Tensor], Tensor],
         margins: Tensor | None = None,
     ) -> SelectedCandidates:
         """Weigh every candidate by its cross entropy `ce` [candidates], which needs no gradient;
-        keep those that will have one.
+        keep those that will have one. `luck`: the seed of what a scheme leaves to it.
 
         `margins` [N]: a candidate whose cross entropy is at or above its row's is left out, because
         its gradient is 0.
         """
         if not self.flat_candidates:
             return SelectedCandidates([], torch.zeros(0), torch.zeros(0))
-        weights = weight_fn(
-            self._to_grid(ce), self.mask, self._to_grid(quality(self.scores)), generator
-        )[self.mask].float()
+        lots = torch.tensor([draw_lot(luck, r) for _, r in self.flat_candidates])
+        flat = (ce, quality(self.scores), lots)
+        grid_ce, grid_quality, grid_lots = map(self._to_grid, flat)
+        weights = weight_fn(grid_ce, self.mask, grid_quality, grid_lots)[self.mask].float()
         if margins is not None:
             weights = weights * (ce < margins[[row for row, _ in self.flat_candidates]])
         kept_indices = weights.nonzero().flatten().tolist()
@@ -82,3 +84,10 @@ class Candidates:
         grid = torch.zeros(self.mask.shape, dtype=flat.dtype)
         grid[self.mask] = flat
         return grid
+
+
+def draw_lot(luck: int, rationale: Rationale) -> float:
+    """A number in [0, 1) of the seed and the rationale alone: what is drawn does not depend on how
+    a batch is shared out."""
+    digest = hashlib.blake2b(f"{luck}/{rationale.id}".encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "little") / 2**32

@@ -49,15 +49,17 @@ class OptimizerStep:
         scores: JudgeScores,
         seed: int,
         counts: StepCounts | None = None,
+        luck: int | None = None,
     ) -> StepLoss:
-        """The loss of `batch`, dropout and luck a function of `seed`; gradients are left alone.
+        """The loss of `batch`, dropout a function of `seed`, and so is `luck` unless it is given;
+        gradients are left alone.
 
-        Where `batch` is a share of a step's, `counts` are the whole step's.
+        Where `batch` is a share of a step's, `counts` and `luck` are the whole step's.
         """
         torch.manual_seed(seed)
         self.student.model.train()
-        generator = torch.Generator().manual_seed(seed)
-        loss: StepLoss = self.module(batch, scores, generator, counts)
+        luck = seed if luck is None else luck
+        loss: StepLoss = self.module(batch, scores, luck, counts)
         return loss
 
     def backward(
@@ -66,7 +68,7 @@ class OptimizerStep:
         """The gradients of `batch`, from all ranks, and the terms of its loss.
 
         In several parts, of ranks or one after the other, they are the same sums, in less memory;
-        dropout and luck differ.
+        dropout differs.
         """
         flops, tokens = self.student.flops, self.student.tokens
         losses = self._accumulate(batch, scores, seed, lambda loss: loss.total)
@@ -104,7 +106,7 @@ class OptimizerStep:
         losses: Counter[str] = Counter()
         for number, part in enumerate(self.split(batch)):
             part_seed = seed + self.ranks.rank + MAX_RANKS * number
-            loss = self.compute_loss(part, scores, part_seed, counts)
+            loss = self.compute_loss(part, scores, part_seed, counts, luck=seed)
             term = get_term(loss)
             if term is not None and term.requires_grad:
                 term.backward()

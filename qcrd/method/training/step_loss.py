@@ -69,13 +69,13 @@ class StepModule(nn.Module):
         self,
         batch: Sequence[TrainingExample],
         scores: JudgeScores,
-        generator: torch.Generator,
+        luck: int,
         counts: StepCounts | None = None,
     ) -> StepLoss:
         """Eq. 8 without its judge term: scores are constants here, the judge has its own update.
 
-        Where `batch` is a share of a step's, `counts` are the whole step's; the terms of all shares
-        then add up to its.
+        Where `batch` is a share of a step's, `counts` and `luck`, the seed of what a scheme draws,
+        are the whole step's; the terms of all shares then add up to its.
         """
         counts = counts or count_step(self.student, batch, self.objective, self.spec)
         objective, spec = self.objective, self.spec
@@ -86,7 +86,7 @@ class StepModule(nn.Module):
             if label_loss is not None and objective.max_positives == 0:
                 return _read_losses(label_loss, {} if objective.joined else {"label": label_loss})
             n = counts.contrasted
-            terms = self._contrastive_terms(batch, scores, generator) if n else None
+            terms = self._contrastive_terms(batch, scores, luck) if n else None
         if terms is None:
             nothing = torch.zeros((), device=self.student.device)
             terms = _Terms(nothing, nothing, nothing)
@@ -121,7 +121,7 @@ class StepModule(nn.Module):
         self,
         batch: Sequence[TrainingExample],
         scores: JudgeScores,
-        generator: torch.Generator,
+        luck: int,
     ) -> _Terms | None:
         """Eqs 6 and 7 summed over the batch's questions; None where no rationale acts."""
         always = self.student.one_call  # every rank calls the model as often as the others
@@ -141,13 +141,13 @@ class StepModule(nn.Module):
             default_score=0.0,
         )
         pos_ce, neg_ce = self._score_candidates(prompts, pos_candidates, neg_candidates)
-        pos = pos_candidates.select(pos_ce, pos_weight_fn, generator, quality=lambda s: s)
+        pos = pos_candidates.select(pos_ce, pos_weight_fn, luck, quality=lambda s: s)
         has_margin = self.spec.contrast == "margin"
         margins = self._margins(len(rows), pos, pos_ce, pos_candidates)
         neg = neg_candidates.select(
             neg_ce,
             neg_weight_fn,
-            generator,
+            luck,
             quality=lambda s: 1 - s,
             margins=margins if has_margin else None,
         )

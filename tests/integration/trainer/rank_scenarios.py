@@ -30,6 +30,7 @@ from qcrd.method.training.progress import StepFinished
 from qcrd.method.training.schedule import make_schedule
 from qcrd.method.training.trainer import Trainer
 from qcrd.method.training.weight_history import copy_trainable_weights
+from qcrd.records.specs.training_spec import ManyToOneScheme
 from qcrd.runtime.storage.unreadable import UnreadableObjects
 from services.trainer.checkpoints.store import CheckpointStore
 from services.trainer.run import run_rank
@@ -82,8 +83,13 @@ class Scenarios:
         name, *arguments = command.split(":")
         return getattr(self, name)(*arguments)
 
-    def make_trainer(self, method: str, kind: str, micro_batches: int = 1) -> Trainer:
-        schedule = make_schedule(method, spec(batch_size=7), n_examples=len(lessons()), seed=5)
+    def make_trainer(
+        self, method: str, kind: str, micro_batches: int = 1, scheme: str = "min_max"
+    ) -> Trainer:
+        settings = spec(batch_size=7)
+        loss = settings.loss.model_copy(update={"scheme": ManyToOneScheme(scheme)})
+        settings = settings.model_copy(update={"loss": loss})
+        schedule = make_schedule(method, settings, n_examples=len(lessons()), seed=5)
         schedule = replace(schedule, micro_batches=micro_batches)
         trained = student(kind)
         trained.ranks = self.ranks
@@ -98,9 +104,11 @@ class Scenarios:
             copy_trainable_weights(trainer.student), trainer.student.device
         )
 
-    def curve(self, method: str, kind: str, micro_batches: str = "1") -> Any:
+    def curve(
+        self, method: str, kind: str, micro_batches: str = "1", scheme: str = "min_max"
+    ) -> Any:
         """The loss of each step, the weights at the end, and the work."""
-        trainer = self.make_trainer(method, kind, int(micro_batches))
+        trainer = self.make_trainer(method, kind, int(micro_batches), scheme)
         steps = [record for record in trainer.run() if isinstance(record, StepFinished)]
         losses = [step.losses | {"norm": step.gradient_norm} for step in steps]
         work = {"flops": trainer.flops, "tokens": trainer.student.tokens}

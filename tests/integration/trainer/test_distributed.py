@@ -58,7 +58,8 @@ def same_curve(one: Any, other: Any) -> None:
 
 
 # Eight questions in batches of seven: every second batch leaves all ranks but one without any.
-CURVES = ("curve:qcrd:llama", "curve:qcrd:t5", "curve:single_task:t5")
+# What a scheme draws is no matter of who draws it.
+CURVES = ("curve:qcrd:llama", "curve:qcrd:t5", "curve:single_task:t5", "curve:qcrd:t5:1:sampling")
 SHARES = ("uneven:llama", "uneven:t5", "curve:qcrd:llama:2")
 KINDS = ("llama", "t5")
 

@@ -247,8 +247,9 @@ class NegativeSupply:
         where one of them is picked."""
         ce, margins = torch.tensor(scored).T.unsqueeze(1)
         _, weight = losses.SCHEMES[self._schedule.spec.loss.scheme]
-        generator = torch.Generator().manual_seed(0)
-        weights = weight(ce, torch.ones_like(ce, dtype=torch.bool), torch.ones_like(ce), generator)
+        weights = weight(
+            ce, torch.ones_like(ce, dtype=torch.bool), torch.ones_like(ce), torch.zeros_like(ce)
+        )
         return float((weights * (ce < margins)).sum())
 
     def _score(

@@ -194,7 +194,7 @@ def test_the_loss_of_a_cut_negative_is_that_of_its_text_alone() -> None:
     )
     step = StepModule(made, OBJECTIVES["qcrd"], LossSpec(delta=40.0))
     scores = {item.positives[0].id: 0.9, item.positives[1].id: 0.9, item.negatives[0].id: 0.2}
-    found = step([item], scores, torch.Generator()).losses["negative"]
+    found = step([item], scores, 0).losses["negative"]
     ids = made.tokenize_target(Target(item.negatives[0].text))
     losses = token_losses(made, f"explain: {item.text}", ids)[:-1]
     expected = 0.8 * min(sum(losses) / len(losses) - 40, 0)

@@ -64,7 +64,7 @@ def test_a_step_with_unlikelihood_by_plain_readings(kind: str) -> None:
     objective = get_objective("qcrd", "label")
     step = StepModule(made, objective, LossSpec(contrast="unlikelihood", delta=1e-9))
     scores = {item.positives[0].id: 1.0, item.positives[1].id: 1.0, item.negatives[0].id: 0.2}
-    found = step([item], scores, torch.Generator()).losses["negative"]
+    found = step([item], scores, 0).losses["negative"]
     ids = made.tokenize_target(next(iter(step._index_targets([(0, item.negatives[0])])[1])))
     ce = token_losses(made, f"explain: {item.text}", ids)
     ul = [-math.log(1 - math.exp(-value)) for value in ce]
@@ -82,7 +82,7 @@ def test_a_preference_over_oneself_is_log_2_and_its_gradient_parts_the_pair(
     batch = lessons()[:3]
     step = StepModule(made, objective, LossSpec(contrast="dpo", alpha=(0.0, 1.0, 0.0), beta=1.0))
     step.reference = score_texts(made, batch, objective)
-    terms = step(batch, {}, torch.Generator())
+    terms = step(batch, {}, 0)
     assert terms.losses["negative"] == pytest.approx(-math.log(2), rel=1e-4)
     assert terms.negative is not None
     terms.negative.backward()  # as it enters the loss
@@ -90,7 +90,7 @@ def test_a_preference_over_oneself_is_log_2_and_its_gradient_parts_the_pair(
         for parameter in made.model.parameters():
             if parameter.grad is not None:
                 parameter -= 0.05 * parameter.grad
-    after = step(batch, {}, torch.Generator()).losses["negative"]
+    after = step(batch, {}, 0).losses["negative"]
     assert after > terms.losses["negative"]  # -loss: the preference grew
 
 

@@ -175,10 +175,9 @@ def test_min_max_picks_by_value_and_drops_negatives_past_the_margin() -> None:
     batch = lessons()[:2]
     prompts = [item.text for item in batch]
     slate = Candidates([item.positives for item in batch], {}, default_score=1.0)
-    generator = torch.Generator()
     targets = [Target(r.text) for item in batch for r in item.positives]
     values = model.mean_cross_entropy(prompts, [0, 0, 1, 1], targets)
-    picks = slate.select(values, weight_lowest, generator, quality=lambda s: s)
+    picks = slate.select(values, weight_lowest, 0, quality=lambda s: s)
     low = values.view(2, 2).argmin(1).tolist()
     assert [r.id[-1] for _, r in picks.selected] == [str(i) for i in low]
     wrong = Candidates([item.negatives for item in batch], {}, default_score=0.0)
@@ -187,7 +186,7 @@ def test_min_max_picks_by_value_and_drops_negatives_past_the_margin() -> None:
     far = wrong.select(
         values,
         weight_highest,
-        generator,
+        0,
         quality=lambda s: 1 - s,
         margins=torch.full((2,), 0.1),
     )
@@ -207,7 +206,7 @@ def test_step_terms_by_hand() -> None:
     item = lessons()[0]
     scores = {item.positives[0].id: 0.9, item.positives[1].id: 0.7, item.negatives[0].id: 0.2}
     step = StepModule(model, OBJECTIVES["qcrd"], LossSpec(delta=9.0))
-    terms = step([item], scores, torch.Generator())
+    terms = step([item], scores, 0)
     ces = exact(model, "explain: " + item.text, [r.text for r in item.positives])
     negative = exact(model, "explain: " + item.text, [item.negatives[0].text]).item()
     label = exact(model, "predict: " + item.text, [item.label])
