@@ -26,12 +26,14 @@ LORA = LoraSpec()
 @dataclass(frozen=True)
 class Machine:
     """`processes` with a card each, a student cut up among `shards` of them. `gpu_bytes` of a card;
-    `tokens_per_second`: measured, of all cards; None: assumed from the work."""
+    `tokens_per_second`: measured, of all cards; None: assumed from the work. `has_bf16`: whether a
+    spec that leaves its precision open is trained in it."""
 
     processes: int = 1
     shards: int = 1
     gpu_bytes: int | None = None
     tokens_per_second: float | None = None
+    has_bf16: bool = True
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ def _plan_memory(
         judge=count_encoder(judge_config) if has_judge and judge_config else None,
         shards=machine.shards,
         processes=machine.processes,
-        bf16=hyper.precision != "fp32",
+        bf16=hyper.precision == "bf16" or (machine.has_bf16 and hyper.precision == "auto"),
     )
 
 

@@ -170,7 +170,7 @@ def _resolve_device(settings: TrainerSettings) -> str:
 
 def count_local_ranks(settings: TrainerSettings) -> int:
     """Training processes of this job on this machine: as many as its launcher started."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", settings.processes))
+    return int(os.environ.get("LOCAL_WORLD_SIZE", settings.fixed_processes))
 
 
 def _count_gpus(settings: TrainerSettings, ranks: Ranks) -> int:

@@ -5,9 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from qcrd.runtime.settings import EnvironmentSettings
+
+AUTO = 0
+
+
+def _read_auto(value: object) -> object:
+    return AUTO if value == "auto" else value
 
 
 class TrainerSettings(EnvironmentSettings, env_prefix="QCRD_"):
@@ -19,7 +25,8 @@ class TrainerSettings(EnvironmentSettings, env_prefix="QCRD_"):
     `checkpoint_seconds`: least training between two checkpoints. `sampler`: where negatives are
     sampled; `process` is a process beside the training, on the next GPU where there is one, and
     `auto` is that with a GPU to spare and `inline`, in the training process, otherwise.
-    `processes`: that train one student together, each on a GPU of its own where there are any.
+    `processes`: that train one student together, each on a GPU of its own where there are any;
+    `auto`, for workers that train here, is one for each core that a job has memory for, on a CPU.
     `shards`: processes that a student is cut up among; 1 keeps a whole copy in each, which is
     faster where it fits.
     `tensorboard_dir`: where TensorBoard's files go, for jobs that ask for them. `tracker_seconds`:
@@ -30,7 +37,7 @@ class TrainerSettings(EnvironmentSettings, env_prefix="QCRD_"):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     executor: Literal["local", "kubeflow"] = "local"
     sampler: Literal["auto", "inline", "process"] = "auto"
-    processes: Annotated[int, Field(ge=1, le=64)] = 1
+    processes: Annotated[int, BeforeValidator(_read_auto), Field(ge=0, le=64)] = 1
     shards: Annotated[int, Field(ge=1, le=64)] = 1
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 30.0
     grace_seconds: Annotated[float, Field(gt=0)] = 30.0
@@ -42,13 +49,18 @@ class TrainerSettings(EnvironmentSettings, env_prefix="QCRD_"):
     @field_validator("shards")
     @classmethod
     def _divides_processes(cls, shards: int, info: ValidationInfo) -> int:
-        processes = info.data.get("processes", 1)
+        processes = info.data.get("processes", 1) or 1
         if processes % shards:
             raise ValueError(
                 f"QCRD_PROCESSES={processes} cannot be parted into groups of {shards}: "
                 "take a divisor of it"
             )
         return shards
+
+    @property
+    def fixed_processes(self) -> int:
+        """Where a job does not choose them."""
+        return self.processes or 1
 
 
 class KubeflowSettings(EnvironmentSettings, env_prefix="QCRD_KUBEFLOW_"):

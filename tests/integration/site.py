@@ -142,7 +142,7 @@ class Site:
     def work(self, job_id: str, *, processes: int = 1, **limits: Any) -> Job:
         """`limits` go to the executor, `stall_seconds` to what watches it."""
         stall_seconds = limits.pop("stall_seconds", math.inf)
-        executor = LocalExecutor(grace_seconds=5, processes=processes, **limits)
+        executor = LocalExecutor(grace_seconds=5, choose_processes=lambda _: processes, **limits)
         return self.work_by(executor, job_id, stall_seconds=stall_seconds)
 
     def work_by(self, executor: Executor, job_id: str, *, stall_seconds: float = math.inf) -> Job:

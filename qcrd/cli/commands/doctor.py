@@ -24,6 +24,7 @@ from qcrd.cli.stack import environment, ports
 from qcrd.cli.stack import lifecycle as stack
 from qcrd.cli.stack.home import BASE_MODEL, MIN_FREE_BYTES, StackHome, find_bundled_gguf
 from qcrd.errors import Invalid, Transient
+from qcrd.runtime.machine import read_available_memory
 from qcrd.runtime.settings import load_settings
 
 GIB = 2**30
@@ -118,7 +119,7 @@ def _check_disk(home: StackHome) -> Finding:
 
 
 def _check_memory() -> Finding:
-    free = _read_available_memory()
+    free = read_available_memory()
     if free is None:
         return Finding("memory", "ok", "not known on this system")
     detail = f"{free / GIB:.1f} GiB available"
@@ -127,14 +128,6 @@ def _check_memory() -> Finding:
             "memory", "advice", detail, f"about {ADVISED_MEMORY_BYTES // GIB} GiB are used"
         )
     return Finding("memory", "ok", detail)
-
-
-def _read_available_memory() -> int | None:
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    return next((int(x.split()[1]) * 1024 for x in lines if x.startswith("MemAvailable:")), None)
 
 
 def _check_network(home: StackHome, api_url: str | None) -> Iterator[Finding]:

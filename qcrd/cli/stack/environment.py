@@ -16,6 +16,7 @@ from qcrd.cli.stack.health import make_redis_url
 from qcrd.cli.stack.home import StackHome, find_bundled_gguf
 from qcrd.errors import Invalid
 from qcrd.records.base_models import name_unpacked
+from qcrd.runtime.machine import count_cores
 
 REQUIRED_WHEELS = {
     "supervisor": "supervisor",
@@ -33,13 +34,6 @@ WEED_SIGNING_KEYS = ("SIGNING", "SIGNING_READ", "FILER_SIGNING", "FILER_SIGNING_
 
 MAX_TEACHER_REPLICAS = 4
 """Copies share out the slots: more of them have fewer sequences each to go through a layer with."""
-
-
-def count_cores() -> int:
-    """Cores that this process may run on."""
-    # macOS has no affinity.
-    allowed = getattr(os, "sched_getaffinity", None)
-    return len(allowed(0)) if allowed else os.cpu_count() or 1
 
 
 def find_missing_wheels() -> list[str]:
@@ -91,6 +85,7 @@ def build_environment(
         "GRACEFUL_TERMINATION_TIMEOUT": "3",
         **_choose_teacher_engine(home.models, inherited),
         "TEACHER_REPLICAS": str(min(count_cores(), MAX_TEACHER_REPLICAS)),
+        "QCRD_PROCESSES": "auto",
         # With more threads than cores, waiting by spinning made training three times slower
         # (measured, two cores).
         "OMP_WAIT_POLICY": "PASSIVE",

@@ -6,16 +6,20 @@ import importlib.util
 import os
 import socket
 import threading
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic_settings import SettingsError
 from redis import Redis
 
+from qcrd.records.job import Job
 from qcrd.runtime.jobs.store import JobStore
+from qcrd.runtime.settings import ModelSettings, load_settings
 from services.trainer.execution.executor import Executor
 from services.trainer.execution.local import LocalExecutor
-from services.trainer.settings import KubeflowSettings, TrainerSettings
+from services.trainer.execution.process_count import choose_processes
+from services.trainer.settings import AUTO, KubeflowSettings, TrainerSettings
 
 if TYPE_CHECKING:
     from services.trainer.execution.cluster_api import ClusterApi
@@ -53,7 +57,10 @@ def name_watcher() -> str:
 
 def make_executor(settings: TrainerSettings, redis: Redis) -> Executor:
     if settings.executor == "local":
-        return LocalExecutor(grace_seconds=settings.grace_seconds, processes=settings.processes)
+        return LocalExecutor(
+            grace_seconds=settings.grace_seconds,
+            choose_processes=partial(_count_processes, settings, load_settings(ModelSettings)),
+        )
     # Only where it is asked for: the client is in an extra of its own.
     from services.trainer.execution.kubeflow import KubeflowExecutor
 
@@ -63,9 +70,15 @@ def make_executor(settings: TrainerSettings, redis: Redis) -> Executor:
         redis,
         kubeflow,
         watcher=name_watcher(),
-        processes=settings.processes,
+        processes=settings.fixed_processes,
         grace_seconds=settings.grace_seconds,
     )
+
+
+def _count_processes(settings: TrainerSettings, models: ModelSettings, job: Job) -> int:
+    if settings.processes == AUTO and settings.device != "cuda":
+        return choose_processes(job.spec, models.models_dir)
+    return settings.fixed_processes
 
 
 def start_removing_leftovers(redis: Redis, jobs: JobStore, stop_event: threading.Event) -> None:

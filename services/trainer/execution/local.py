@@ -37,7 +37,8 @@ class LocalTraining:
 
 
 class LocalExecutor:
-    """`services.trainer.run` as one process, or as `processes` ranks by the launcher.
+    """`services.trainer.run` as one process, or as many ranks by the launcher as
+    `choose_processes` says of a job.
 
     One that is stopped gets SIGTERM, and SIGKILL `grace_seconds` seconds later.
     """
@@ -48,17 +49,18 @@ class LocalExecutor:
         self,
         *,
         grace_seconds: float,
-        processes: int = 1,
+        choose_processes: Callable[[Job], int] = lambda _: 1,
         count_memory_kills: Callable[[], int] = count_oom_kills,
     ) -> None:
         self._grace_seconds = grace_seconds
-        self._processes = processes
+        self._choose_processes = choose_processes
         self._count_memory_kills = count_memory_kills
 
     def start(self, job: Job) -> LocalTraining:
         folder = tempfile.TemporaryDirectory(prefix="qcrd-train-")
-        module = "services.trainer.run" if self._processes == 1 else "services.trainer.launch"
-        ranks = [] if self._processes == 1 else ["--processes", str(self._processes)]
+        processes = self._choose_processes(job)
+        module = "services.trainer.run" if processes == 1 else "services.trainer.launch"
+        ranks = [] if processes == 1 else ["--processes", str(processes)]
         arguments = ["--outcome", f"{folder.name}/outcome.json"]
         arguments += ["--progress", f"{folder.name}/progress", "--parent", str(os.getpid())]
         memory_kills = self._count_memory_kills()

@@ -221,7 +221,9 @@ def test_the_negative_term_is_bounded_and_vanishes_past_the_margin(
     mask = torch.ones_like(ce).bool()
     s = torch.full_like(ce, score)
     for _, weigh in losses.SCHEMES.values():
-        value = losses.negative_term(ce, weigh(ce, mask, 1 - s, torch.rand(ce.shape)), s, delta).item()
+        value = losses.negative_term(
+            ce, weigh(ce, mask, 1 - s, torch.rand(ce.shape)), s, delta
+        ).item()
         assert -delta - 1e-5 <= value <= 0
     picked = losses.weight_highest(ce, mask, s, ce)
     if max(ces) >= delta:
