@@ -34,27 +34,28 @@ def token_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 # --- many-to-one: which of a question's rationales count, and how much (Table 5) --------------
 
 WeightFn = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-"""(ce [N, R], mask [N, R], s [N, R], luck [N, R]) -> weights [N, R]; a question without any real
-rationale has the weights 0, every other question's weights sum to 1. `luck`: numbers in [0, 1)."""
+"""(ce [N, R], mask [N, R], s [N, R], lots [N, R]) -> weights [N, R]; a question without any real
+rationale has the weights 0, every other question's weights sum to 1. `lots`: numbers in [0, 1], the
+highest of which is drawn."""
 
 
-def weight_lowest(ce: Tensor, mask: Tensor, s: Tensor, luck: Tensor) -> Tensor:
+def weight_lowest(ce: Tensor, mask: Tensor, s: Tensor, lots: Tensor) -> Tensor:
     return _one_hot(ce.masked_fill(~mask, torch.inf).argmin(1), mask)
 
 
-def weight_highest(ce: Tensor, mask: Tensor, s: Tensor, luck: Tensor) -> Tensor:
+def weight_highest(ce: Tensor, mask: Tensor, s: Tensor, lots: Tensor) -> Tensor:
     return _one_hot(ce.masked_fill(~mask, -torch.inf).argmax(1), mask)
 
 
-def weight_sampled(ce: Tensor, mask: Tensor, s: Tensor, luck: Tensor) -> Tensor:
-    return _one_hot(luck.masked_fill(~mask, -1).argmax(1), mask)
+def weight_sampled(ce: Tensor, mask: Tensor, s: Tensor, lots: Tensor) -> Tensor:
+    return _one_hot(lots.masked_fill(~mask, -1).argmax(1), mask)
 
 
-def weight_uniform(ce: Tensor, mask: Tensor, s: Tensor, luck: Tensor) -> Tensor:
+def weight_uniform(ce: Tensor, mask: Tensor, s: Tensor, lots: Tensor) -> Tensor:
     return mask / mask.sum(1, keepdim=True).clamp(min=1)
 
 
-def weight_by_score(ce: Tensor, mask: Tensor, s: Tensor, luck: Tensor) -> Tensor:
+def weight_by_score(ce: Tensor, mask: Tensor, s: Tensor, lots: Tensor) -> Tensor:
     """In proportion to the quality that the term rewards: s for positives, 1 - s for negatives."""
     weights = s * mask
     return weights / weights.sum(1, keepdim=True).clamp(min=torch.finfo(s.dtype).tiny)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 MEMINFO = Path("/proc/meminfo")
@@ -39,6 +40,7 @@ def _read_free(meminfo: Path) -> int | None:
 def _read_limit_left(cgroup: Path) -> int | None:
     try:
         limit, used = ((cgroup / f"memory.{name}").read_text() for name in ("max", "current"))
-        return max(0, int(limit) - int(used))
+        cached = re.search(r"^inactive_file (\d+)", (cgroup / "memory.stat").read_text(), re.M)
+        return max(0, int(limit) - int(used) + int(cached[1] if cached else 0))
     except (OSError, ValueError):  # there is none, or it is "max"
         return None

@@ -10,9 +10,12 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 from qcrd.runtime.settings import EnvironmentSettings
 
 AUTO = 0
+"""`processes` where they are chosen by the job."""
 
 
 def _read_auto(value: object) -> object:
+    if value in (AUTO, str(AUTO)):
+        raise ValueError("Input should be at least 1, or `auto`")
     return AUTO if value == "auto" else value
 
 

@@ -37,6 +37,17 @@ MEAN_RATIONALE_TOKENS, MEAN_LABEL_TOKENS = 100, 8
 """Assumed where nothing is said, at most the spec's limits."""
 
 
+def _read_processes(value: str | int) -> int:
+    """`auto` chooses on a CPU, and a plan is of cards: one."""
+    try:
+        count = 1 if value == "auto" else int(value)
+    except ValueError:
+        count = 0
+    if count < 1:
+        raise typer.BadParameter(f"{value!r} is no number of processes from 1 on")
+    return count
+
+
 def plan(
     job: Annotated[Path, typer.Argument(metavar="SPEC", help="The job, as YAML.")],
     data: Annotated[
@@ -49,7 +60,9 @@ def plan(
     gpu_memory: Annotated[
         str | None, typer.Option(help="Of each card, as 80GiB: says whether the job fits.")
     ] = None,
-    processes: Annotated[int, typer.Option(min=1, envvar="QCRD_PROCESSES")] = 1,
+    processes: Annotated[
+        int, typer.Option(min=1, envvar="QCRD_PROCESSES", parser=_read_processes)
+    ] = 1,
     shards: Annotated[int, typer.Option(min=1, envvar="QCRD_SHARDS")] = 1,
     questions: Annotated[
         int | None, typer.Option(min=1, help="Training questions. (default: the file's)")

@@ -132,7 +132,7 @@ def _choose_teacher_engine(models: Path, inherited: Mapping[str, str]) -> dict[s
     """The default teacher's weights as they are unpacked, where they are: on two cores torch says
     half as much again in a second with them as llama.cpp with the file."""
     file = find_bundled_gguf()
-    if inherited.get("MODEL_ID") or file is None:
+    if inherited.get("MODEL_ID") or inherited.get("TEACHER_UPSTREAM_URL") or file is None:
         return {}
     folder = Path(inherited.get("QCRD_MODELS_DIR") or models) / name_unpacked(file)
     return {"TEACHER_ENGINE": "local"} if (folder / "config.json").is_file() else {}

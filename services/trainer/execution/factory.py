@@ -18,7 +18,7 @@ from qcrd.runtime.jobs.store import JobStore
 from qcrd.runtime.settings import ModelSettings, load_settings
 from services.trainer.execution.executor import Executor
 from services.trainer.execution.local import LocalExecutor
-from services.trainer.execution.process_count import choose_processes
+from services.trainer.execution.process_count import choose_processes, find_gpu
 from services.trainer.settings import AUTO, KubeflowSettings, TrainerSettings
 
 if TYPE_CHECKING:
@@ -76,9 +76,14 @@ def make_executor(settings: TrainerSettings, redis: Redis) -> Executor:
 
 
 def _count_processes(settings: TrainerSettings, models: ModelSettings, job: Job) -> int:
-    if settings.processes == AUTO and settings.device != "cuda":
-        return choose_processes(job.spec, models.models_dir)
-    return settings.fixed_processes
+    if settings.processes != AUTO:
+        return settings.processes
+    if job.micro_batches > 1:  # memory ran out
+        return 1
+    # A job goes on with as many as it was begun with: what dropout draws depends on them.
+    return job.processes or choose_processes(
+        job.spec, models.models_dir, has_gpu=settings.device != "cpu" and find_gpu()
+    )
 
 
 def start_removing_leftovers(redis: Redis, jobs: JobStore, stop_event: threading.Event) -> None:

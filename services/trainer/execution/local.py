@@ -92,7 +92,9 @@ class LocalExecutor:
         _kill_group(execution.process)
         with execution.folder:
             told = process_outcome.read_outcome(execution.outcome_path)
-        if told is None and self._count_memory_kills() > execution.earlier_memory_kills:
+        # Where one of several ranks was killed, the others tell that they have lost it.
+        is_sudden = told is None or told.kind == "crashed"
+        if is_sudden and self._count_memory_kills() > execution.earlier_memory_kills:
             return process_outcome.make_memory_outcome(
                 "the kernel killed the training process because memory ran out"
             )

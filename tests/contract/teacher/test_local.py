@@ -40,6 +40,8 @@ from services.teacher.engines.base import (
 from services.teacher.engines.factory import build_engine, parse_adapters
 from services.teacher.engines.transformers.engine import TransformersEngine
 from services.teacher.engines.transformers.kv_cache import CacheView, SlotCache
+from services.teacher.engines.transformers.weights import load_model
+from services.teacher.engines.transformers.worker import can_run_at_once
 from services.teacher.errors import InputValidationError, MissingTemplateVariable, TemplateFailed
 from services.teacher.settings import EngineSettings
 from tests.conftest import unavailable
@@ -478,6 +480,28 @@ def test_a_hub_id_is_fetched_at_its_revision_and_told(
 
     assert run(made("someone/model", revision="v2"), told) == commit
     assert asked == [("someone/model", "v2")]
+
+
+def test_the_bundled_model_runs_on_its_unpacked_weights(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which are told apart from its file's, as they answer otherwise."""
+    monkeypatch.setenv("QCRD_MODELS_DIR", str(tmp_path))
+    shutil.copytree(folder, tmp_path / "SmolLM2-135M-Instruct")
+
+    async def told(engine: TransformersEngine) -> tuple[str, str | None, int]:
+        return engine.info.model_id, engine.info.model_sha, engine.info.max_total_tokens
+
+    engine = made("smollm2", teacher_engine="local", max_total_tokens=None)
+    assert run(engine, told) == ("smollm2", "SmolLM2-135M-Instruct", 1024)
+
+
+def test_models_whose_rotation_follows_a_length_have_one_worker(folder: Path) -> None:
+    model = load_model(folder)
+    assert can_run_at_once(model)
+    for kind in ("dynamic", "longrope"):
+        model.net.model.rotary_emb.rope_type = kind
+        assert not can_run_at_once(model)
 
 
 def test_adapters_are_named_or_their_own_name() -> None:

@@ -177,7 +177,7 @@ def run(folder: Path, *options: str, config: dict[str, Any] = LLAMA_8B) -> Any:
     return CliRunner().invoke(app, arguments)
 
 
-def test_the_command_says_what_it_computed(tmp_path: Path) -> None:
+def test_the_command_says_what_it_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """20 questions less 2 for validation are 2 steps a pass; 40 characters are 10 tokens."""
     done = run(tmp_path, "--json")
     assert done.exit_code == 0, done.output
@@ -186,6 +186,10 @@ def test_the_command_says_what_it_computed(tmp_path: Path) -> None:
     assert (told["parameters"], told["steps"]) == (8_030_261_248, 20)
     assert told["step_tokens"]["read"] == 16 * (2 * 10 + 8 + 100)
     assert "every figure is computed" in " ".join(run(tmp_path).output.split())
+    monkeypatch.setenv("QCRD_PROCESSES", "auto")
+    assert json.loads(run(tmp_path, "--json").output) == told
+    monkeypatch.setenv("QCRD_PROCESSES", "few")
+    assert "'few' is no" in " ".join(run(tmp_path).output.split())
 
 
 @pytest.mark.parametrize(

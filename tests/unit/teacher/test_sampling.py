@@ -56,6 +56,16 @@ def test_top_p_looks_behind_the_first_candidates_where_they_are_not_enough(candi
     assert sizes == [2 * candidates, candidates // 2]
 
 
+def test_what_a_row_keeps_is_no_matter_of_the_rows_beside_it() -> None:
+    """Scores of few digits, so that many are equal, alone and beside a row that needs them all."""
+    rows = (torch.randn(8, 4000, generator=torch.Generator().manual_seed(1)) * 6).bfloat16().float()
+    flat = torch.zeros(1, 4000)
+    for row in rows.split(1):
+        alone = filter_top_p(row, torch.tensor([0.9]))
+        beside = filter_top_p(torch.cat([flat, row]), torch.tensor([0.99, 0.9]))
+        assert torch.equal(alone[0], beside[1])
+
+
 def test_top_k_keeps_what_equals_its_last() -> None:
     scores = torch.tensor([[1.0, 3.0, 2.0, 2.0, 0.0]])
     assert kept(filter_top_k(scores, torch.tensor([2]))) == [[1, 2, 3]]

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from qcrd.records.job import Job, JobStatus
 from qcrd.records.specs.spec import JobSpec
-from qcrd.runtime import machine
-from qcrd.runtime.settings import load_settings
-from services.trainer.execution import process_count
-from services.trainer.execution.process_count import choose_processes
+from qcrd.runtime.settings import ModelSettings, load_settings
+from services.trainer.execution import factory
+from services.trainer.execution.process_count import choose_processes, find_gpu
 from services.trainer.settings import AUTO, TrainerSettings
 
 GIB = 2**30
@@ -21,11 +21,6 @@ SMOLLM2 = {
     "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3,
     "tie_word_embeddings": True,
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process_count, "ACCELERATORS", ())
 
 
 @pytest.fixture
@@ -42,35 +37,64 @@ def make_spec(model: str = "base", **settings: Any) -> JobSpec:
     return JobSpec.model_validate(body)
 
 
-def test_a_small_student_has_a_process_for_each_core_up_to_four(models: Path) -> None:
-    counts = [
-        choose_processes(make_spec(), models, cores=n, free_bytes=64 * GIB) for n in (1, 2, 8)
-    ]
-    assert counts == [1, 2, 4]
+def choose(models: Path, job: JobSpec, cores: int, gib: float, *, has_gpu: bool = False) -> int:
+    free_bytes = round(gib * GIB)
+    return choose_processes(job, models, has_gpu=has_gpu, cores=cores, free_bytes=free_bytes)
+
+
+def test_a_small_student_has_a_process_for_each_core_up_to_eight(models: Path) -> None:
+    assert [choose(models, make_spec(), n, 128) for n in (1, 2, 16)] == [1, 2, 8]
 
 
 def test_there_are_no_more_than_the_memory_has_room_for(models: Path) -> None:
-    free = [64 * GIB, 12 * GIB, 4 * GIB, GIB]
-    counts = [choose_processes(make_spec(), models, cores=4, free_bytes=n) for n in free]
+    counts = [choose(models, make_spec(), 4, gib) for gib in (64, 12, 4, 1)]
     assert counts == sorted(counts, reverse=True)
     assert (counts[0], counts[-1]) == (4, 1)
     whole = make_spec(student={})  # all weights are trained: four times the bytes, and more
-    assert choose_processes(whole, models, cores=2, free_bytes=10 * GIB) == 1
-    assert choose_processes(make_spec(), models, cores=2, free_bytes=10 * GIB) == 2
+    assert choose(models, whole, 2, 10) == 1
+    assert choose(models, make_spec(), 2, 10) == 2
 
 
-def test_one_where_nothing_is_known_of_the_base(models: Path) -> None:
+@pytest.mark.parametrize("config", ['{"model_type": "martian"}', "{", "[]"])
+def test_one_where_the_base_cannot_be_counted(models: Path, config: str) -> None:
     (models / "odd").mkdir()
-    (models / "odd/config.json").write_text('{"model_type": "martian"}')
-    (models / "torn").mkdir()
-    (models / "torn/config.json").write_text("{")
-    for name in ("owner/on-the-hub", "odd", "torn"):
-        assert choose_processes(make_spec(name), models, cores=4, free_bytes=64 * GIB) == 1
+    (models / "odd/config.json").write_text(config)
+    for name in ("owner/on-the-hub", "odd"):
+        assert choose(models, make_spec(name), 4, 64) == 1
 
 
-def test_one_beside_a_gpu(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process_count, "ACCELERATORS", ("null",))
-    assert choose_processes(make_spec(), models, cores=4, free_bytes=64 * GIB) == 1
+def test_one_beside_a_gpu_and_for_losses_that_were_not_tried_on_several(
+    models: Path, tmp_path: Path
+) -> None:
+    assert choose(models, make_spec(), 4, 64, has_gpu=True) == 1
+    for contrast in ("dpo", "unlikelihood"):
+        assert choose(models, make_spec(loss={"contrast": contrast}), 4, 64) == 1
+    assert not find_gpu(tmp_path)
+    (tmp_path / "nvidiactl").touch()
+    assert not find_gpu(tmp_path)
+    (tmp_path / "nvidia0").touch()
+    assert find_gpu(tmp_path)
+
+
+def test_a_job_goes_on_with_as_many_as_it_was_begun_with_until_memory_runs_out(
+    models: Path,
+) -> None:
+    def count(setting: str, begun_with: int | None, micro_batches: int = 1) -> int:
+        job = Job(
+            id=f"ftjob-{'0' * 24}",
+            spec=make_spec(),
+            status=JobStatus.RUNNING,
+            created_at=0.0,
+            processes=begun_with,
+            micro_batches=micro_batches,
+        )
+        settings = TrainerSettings.model_validate({"device": "cpu", "processes": setting})
+        return factory._count_processes(settings, ModelSettings(models_dir=models), job)
+
+    assert count("auto", 3) == 3
+    assert count("auto", 3, micro_batches=4) == 1
+    assert count("2", 3) == 2
+    assert count("1", None) == 1
 
 
 def test_auto_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,20 +104,6 @@ def test_auto_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("QCRD_SHARDS", "2")
     with pytest.raises(SystemExit, match="cannot be parted into groups of 2"):
         load_settings(TrainerSettings)
-
-
-def test_a_container_s_limits_count(tmp_path: Path) -> None:
-    meminfo = tmp_path / "meminfo"
-    meminfo.write_text("MemTotal: 9 kB\nMemAvailable:    2048 kB\n")
-    assert machine.read_available_memory(meminfo, tmp_path) == 2048 * 1024
-    (tmp_path / "memory.max").write_text("1500000\n")
-    (tmp_path / "memory.current").write_text("500000\n")
-    assert machine.read_available_memory(meminfo, tmp_path) == 1_000_000
-    (tmp_path / "memory.max").write_text("max\n")
-    assert machine.read_available_memory(meminfo, tmp_path) == 2048 * 1024
-    assert machine.read_available_memory(tmp_path / "none", tmp_path) is None
-    whole = machine.count_cores(tmp_path)
-    (tmp_path / "cpu.max").write_text("max 100000\n")
-    assert machine.count_cores(tmp_path) == whole
-    (tmp_path / "cpu.max").write_text("100000 100000\n")
-    assert machine.count_cores(tmp_path) == 1
+    monkeypatch.setenv("QCRD_PROCESSES", "0")
+    with pytest.raises(SystemExit, match=r"QCRD_PROCESSES: .*at least 1, or `auto`"):
+        load_settings(TrainerSettings)

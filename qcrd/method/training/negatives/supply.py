@@ -244,12 +244,13 @@ class NegativeSupply:
 
     def _share_in_force(self, scored: Sequence[tuple[float, float]]) -> float:
         """Of one question's negatives, weighed as the loss does where the judge has no say: 1 or 0
-        where one of them is picked."""
+        where one of them is picked by its loss."""
         ce, margins = torch.tensor(scored).T.unsqueeze(1)
-        _, weight = losses.SCHEMES[self._schedule.spec.loss.scheme]
-        weights = weight(
-            ce, torch.ones_like(ce, dtype=torch.bool), torch.ones_like(ce), torch.zeros_like(ce)
-        )
+        _, weigh = losses.SCHEMES[self._schedule.spec.loss.scheme]
+        if weigh is losses.weight_sampled:  # each of them is picked as often
+            weigh = losses.weight_uniform
+        ones = torch.ones_like(ce)
+        weights = weigh(ce, ones.bool(), ones, ones)
         return float((weights * (ce < margins)).sum())
 
     def _score(

@@ -57,11 +57,12 @@ class TransformersEngine:
         max_batch_total_tokens: int | None = None,
         max_batch_prefill_tokens: int = 2048,
         device: str | None = None,
+        model_sha: str | None = None,
     ) -> None:
         self._path, self._model_id = path, model_id
         self._threads, self._slots, self._replicas = threads, slots, replicas
         self._precision, self._adapters = precision, dict(adapters or {})
-        self._device = device
+        self._device, self._model_sha = device, model_sha
         self._max_batch_total_tokens, self._max_batch_prefill_tokens = (
             max_batch_total_tokens,
             max_batch_prefill_tokens,
@@ -112,8 +113,10 @@ class TransformersEngine:
         if self._model.seq2seq:
             return ()
         scoring = ScoringRequest(request)
-        choose_copy(self._workers, request.prompt).incoming.put(scoring)
-        return await asyncio.wrap_future(scoring.result)
+        worker = choose_copy(self._workers, request.prompt)
+        with worker.track_request(request.prompt):
+            worker.incoming.put(scoring)
+            return await asyncio.wrap_future(scoring.result)
 
     async def check_grammar(self, grammar: Grammar) -> None:
         from services.teacher.engines import grammars
@@ -171,8 +174,7 @@ class TransformersEngine:
             total,
             supports_grammar=self._workers[0].grammar_tokenizer is not None,
             adapters=model.adapters,
-            # The hub's cache names a snapshot's folder by its commit.
-            model_sha=self._path.name if self._path.parent.name == "snapshots" else None,
+            model_sha=self._model_sha,
             pipeline_tag="text2text-generation" if model.seq2seq else "text-generation",
             supports_prompt_logprobs=not model.seq2seq,
             max_choices=self._slots,

@@ -287,16 +287,32 @@ def _keep_mass(scores: Tensor, ranks: Tensor, p: Tensor) -> Tensor:
     """`scores` [N, V] of the tokens first by `ranks` [N, V], highest first, that just have mass `p`
     [N]; a device waits for the host once."""
     probs = scores.softmax(-1)
-    for count in MASS_CANDIDATES.get(scores.device.type, (1024,)):
-        order = ranks.topk(min(count, ranks.shape[1])).indices
-        masses = probs.gather(-1, order)
-        if bool((masses.sum(-1) >= p).all()):
+    # New rows with what is kept in them: over the whole vocabulary a mask takes much longer.
+    kept = torch.full_like(scores, -math.inf)
+    left: Tensor | None = None  # all
+    for count in (*MASS_CANDIDATES.get(scores.device.type, (1024,)), scores.shape[1]):
+        parts = (scores, ranks, probs, p)
+        own_scores, own_ranks, own_probs, own_p = (x if left is None else x[left] for x in parts)
+        order = _rank_first(own_ranks, count)
+        masses = own_probs.gather(-1, order)
+        mass_before = masses.cumsum(-1).roll(1, -1)
+        mass_before[:, 0] = 0.0
+        is_over = mass_before >= own_p[:, None]
+        found = own_scores.gather(-1, order).masked_fill(is_over, -math.inf)
+        if left is None:
+            kept.scatter_(-1, order, found)
+        else:
+            kept[left] = torch.full_like(own_scores, -math.inf).scatter_(-1, order, found)
+        # Row by row: what one keeps is no matter of those beside it.
+        short = masses.sum(-1) < own_p
+        if count >= scores.shape[1] or not bool(short.any()):
             break
-    else:
-        order = ranks.argsort(descending=True, stable=True)
-        masses = probs.gather(-1, order)
-    mass_before = masses.cumsum(-1).roll(1, -1)
-    mass_before[:, 0] = 0.0
-    found = scores.gather(-1, order).masked_fill(mass_before >= p[:, None], -math.inf)
-    # A new row with what is kept in it: over the whole vocabulary a mask takes much longer.
-    return torch.full_like(scores, -math.inf).scatter_(-1, order, found)
+        left = short.nonzero()[:, 0] if left is None else left[short]
+    return kept
+
+
+def _rank_first(ranks: Tensor, count: int) -> Tensor:
+    """The ids of each row's `count` highest `ranks`, or of all, in order."""
+    if count >= ranks.shape[1]:
+        return ranks.argsort(descending=True, stable=True)
+    return ranks.topk(count).indices

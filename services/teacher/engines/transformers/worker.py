@@ -90,11 +90,15 @@ class EngineWorker(Copy):
     `incoming` closes it."""
 
     def __init__(
-        self, model: LoadedModel, limits: BatchLimits, batch_metrics: BatchMetrics
+        self,
+        model: LoadedModel,
+        limits: BatchLimits,
+        batch_metrics: BatchMetrics,
+        grammar_tokenizer: Any,
     ) -> None:
         super().__init__(limits.slots)
         self._model, self._limits, self._batch_metrics = model, limits, batch_metrics
-        self.grammar_tokenizer: Any = build_grammar_tokenizer(model)
+        self.grammar_tokenizer = grammar_tokenizer
         self.batch = self._create_batch()
         self.incoming: queue.SimpleQueue[RequestStream | ScoringRequest | None] = (
             queue.SimpleQueue()
@@ -217,20 +221,37 @@ class EngineWorker(Copy):
 def make_workers(
     model: LoadedModel, limits: BatchLimits, batch_metrics: BatchMetrics, count: int
 ) -> list[EngineWorker]:
-    """`count` workers that share out the limits, one where several cannot run `model` at once: on
-    an accelerator, which they would wait for, and where calls of it share more than its weights."""
-    first = EngineWorker(model, limits, batch_metrics)
-    can_share = model.net.device.type == "cpu" and not model.adapters
-    if count == 1 or not can_share or isinstance(first.batch, StaticBatches):
-        return [first]
+    """`count` workers that share out the limits; one where several cannot run `model` at once."""
+    grammar_tokenizer = build_grammar_tokenizer(model)
+
+    def make_worker(own: BatchLimits) -> EngineWorker:
+        return EngineWorker(model, own, batch_metrics, grammar_tokenizer)
+
     shares = share_slots(limits.slots, count)
-    tokens = limits.max_batch_total_tokens // len(shares)
-    return [
-        EngineWorker(
-            model, replace(limits, slots=slots, max_batch_total_tokens=tokens), batch_metrics
+    if len(shares) == 1 or not can_run_at_once(model):
+        return [make_worker(limits)]
+    budget = limits.max_batch_total_tokens
+    workers = [
+        make_worker(
+            replace(limits, slots=slots, max_batch_total_tokens=budget * slots // limits.slots)
         )
         for slots in shares
     ]
+    if isinstance(workers[0].batch, StaticBatches):
+        return [make_worker(limits)]
+    return workers
+
+
+def can_run_at_once(model: LoadedModel) -> bool:
+    """Whether threads may call `model` beside each other: not on an accelerator, which they would
+    wait for, and not where a call changes what others read, adapters or rotary frequencies that
+    depend on a length."""
+    changes_rotation = any(
+        "dynamic" in str(kind) or "longrope" in str(kind)
+        for module in model.net.modules()
+        if (kind := getattr(module, "rope_type", None)) is not None
+    )
+    return model.net.device.type == "cpu" and not model.adapters and not changes_rotation
 
 
 def step_batch(batch: ContinuousBatch | StaticBatches, active: list[RequestStream]) -> None:

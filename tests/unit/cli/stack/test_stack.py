@@ -110,6 +110,7 @@ def test_the_default_teacher_runs_on_its_unpacked_weights_where_they_are(home: S
     assert choose({}) == "local"
     assert choose({"TEACHER_ENGINE": "gguf"}) == "gguf"
     assert choose({"MODEL_ID": "other.gguf"}) is None
+    assert choose({"TEACHER_UPSTREAM_URL": "http://theirs"}) is None
     assert choose({"QCRD_MODELS_DIR": str(home.root / "elsewhere")}) is None
 
 

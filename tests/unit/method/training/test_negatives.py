@@ -266,7 +266,7 @@ def test_an_iteration_tells_the_norms_of_its_first_step() -> None:
 
 
 @pytest.mark.parametrize(
-    ("scheme", "in_force"), [("min_max", 0.0), ("max_min", 1.0), ("mean", 0.5)]
+    ("scheme", "in_force"), [("min_max", 0.0), ("max_min", 1.0), ("mean", 0.5), ("sampling", 0.5)]
 )
 def test_in_force_is_what_the_loss_picks_of_a_question(scheme: str, in_force: float) -> None:
     """Two negatives, one below the margin and one above: eq. 7 picks the highest."""
