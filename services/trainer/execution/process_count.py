@@ -17,7 +17,7 @@ from qcrd.records.specs.spec import JobSpec
 from qcrd.runtime.machine import count_cores, read_available_memory
 
 MAX_PROCESSES = 8
-MEMORY_SHARE = 0.25
+MEMORY_SHARE = 1 / 3
 """Of what is free, that all processes may take beyond what one alone would."""
 PROCESS_BYTES = 2**29
 """Of Python, torch and transformers."""

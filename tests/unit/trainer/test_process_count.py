@@ -51,8 +51,8 @@ def test_there_are_no_more_than_the_memory_has_room_for(models: Path) -> None:
     assert counts == sorted(counts, reverse=True)
     assert (counts[0], counts[-1]) == (4, 1)
     whole = make_spec(student={})  # all weights are trained: four times the bytes, and more
-    assert choose(models, whole, 2, 10) == 1
-    assert choose(models, make_spec(), 2, 10) == 2
+    assert choose(models, whole, 2, 8) == 1
+    assert choose(models, make_spec(), 2, 8) == 2
 
 
 @pytest.mark.parametrize("config", ['{"model_type": "martian"}', "{", "[]"])
