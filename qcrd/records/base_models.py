@@ -1,9 +1,8 @@
-"""Base models: what each is called, and what a trainer tells of them to the gateways."""
+"""Base models as a trainer reports them to the gateways, which do not see its folder."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from pydantic import Field
@@ -50,8 +49,3 @@ def gets_new_decoder(config: Mapping[str, Any]) -> bool:
     heads = named if isinstance(named, list) else []
     generates = any(str(name).endswith(("ForCausalLM", "LMHeadModel")) for name in heads)
     return config.get("model_type") in ENCODER_MODEL_TYPES and not generates
-
-
-def name_unpacked(file: Path) -> str:
-    """The base model that a .gguf file is unpacked into: without its quantisation's name."""
-    return file.name.removesuffix(".gguf").partition(".")[0]

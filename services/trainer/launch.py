@@ -22,7 +22,6 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from qcrd.errors import QcrdError
 from qcrd.runtime import telemetry
-from qcrd.runtime.machine import count_cores
 from qcrd.runtime.parent_death import die_with_parent
 from qcrd.runtime.redis.connection import connect_redis
 from qcrd.runtime.settings import LogSettings, RedisSettings, load_settings
@@ -57,7 +56,7 @@ def make_launch_config(args: argparse.Namespace) -> LaunchConfig:
     return LaunchConfig(
         min_nodes=1,
         max_nodes=1,
-        nproc_per_node=args.processes or settings.fixed_processes,
+        nproc_per_node=args.processes or settings.processes,
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         local_addr="127.0.0.1",
@@ -70,8 +69,7 @@ def make_launch_config(args: argparse.Namespace) -> LaunchConfig:
 def launch_ranks(config: LaunchConfig, arguments: list[str]) -> int:
     """Run this machine's ranks to their end; the exit code of the first that failed, 0 if none."""
     if config.nproc_per_node > 1:
-        threads = max(1, count_cores() // config.nproc_per_node)
-        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
     command = ["-u", "-m", "services.trainer.run", *arguments, f"--parent={os.getpid()}"]
     try:
         elastic_launch(config, sys.executable)(*command)

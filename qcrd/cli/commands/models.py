@@ -19,7 +19,6 @@ from qcrd.cli.output.downloads import download_with_bars
 from qcrd.cli.output.terminal import print_json, print_note, stderr_console, stdout_console
 from qcrd.cli.stack.home import find_bundled_gguf
 from qcrd.errors import Invalid
-from qcrd.records.base_models import name_unpacked
 
 app = typer.Typer(no_args_is_help=True, help="List, fetch and ask the students.")
 
@@ -73,7 +72,8 @@ def unpack_gguf(
         )
     if not path.is_file() or path.suffix != ".gguf":
         raise Invalid(f"FILE: {file!r} is not a .gguf file")
-    name = name or name_unpacked(path)
+    # The quantisation is no part of the name: what is unpacked has none.
+    name = name or path.name.removesuffix(".gguf").partition(".")[0]
     folder = find_bases_folder() / name
     if (folder / "config.json").exists():
         print_note(f"{folder} is there")

@@ -13,9 +13,8 @@ from typing import Any
 
 from qcrd.cli.install_hint import format_install_command
 from qcrd.cli.stack.health import make_redis_url
-from qcrd.cli.stack.home import StackHome, find_bundled_gguf
+from qcrd.cli.stack.home import StackHome
 from qcrd.errors import Invalid
-from qcrd.records.base_models import name_unpacked
 from qcrd.runtime.machine import count_cores
 
 REQUIRED_WHEELS = {
@@ -83,7 +82,6 @@ def build_environment(
         # Shorter than the supervisor's timeout, so that a checkpoint is written before the kill.
         "QCRD_GRACE_SECONDS": "3",
         "GRACEFUL_TERMINATION_TIMEOUT": "3",
-        **_choose_teacher_engine(home.models, inherited),
         "TEACHER_REPLICAS": str(min(count_cores(), MAX_TEACHER_REPLICAS)),
         "QCRD_PROCESSES": "auto",
         # With more threads than cores, waiting by spinning made training three times slower
@@ -126,16 +124,6 @@ def build_environment(
     if "QCRD_TEACHERS" in overrides:
         overrides["QCRD_TEACHERS"] = _add_own_teacher(overrides["QCRD_TEACHERS"], teacher)
     return {**defaults, **overrides, **addresses}
-
-
-def _choose_teacher_engine(models: Path, inherited: Mapping[str, str]) -> dict[str, str]:
-    """The default teacher's weights as they are unpacked, where they are: on two cores torch says
-    half as much again in a second with them as llama.cpp with the file."""
-    file = find_bundled_gguf()
-    if inherited.get("MODEL_ID") or inherited.get("TEACHER_UPSTREAM_URL") or file is None:
-        return {}
-    folder = Path(inherited.get("QCRD_MODELS_DIR") or models) / name_unpacked(file)
-    return {"TEACHER_ENGINE": "local"} if (folder / "config.json").is_file() else {}
 
 
 def _add_own_teacher(configured: str, own: Mapping[str, Any]) -> str:

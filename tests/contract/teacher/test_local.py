@@ -482,20 +482,6 @@ def test_a_hub_id_is_fetched_at_its_revision_and_told(
     assert asked == [("someone/model", "v2")]
 
 
-def test_the_bundled_model_runs_on_its_unpacked_weights(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Which are told apart from its file's, as they answer otherwise."""
-    monkeypatch.setenv("QCRD_MODELS_DIR", str(tmp_path))
-    shutil.copytree(folder, tmp_path / "SmolLM2-135M-Instruct")
-
-    async def told(engine: TransformersEngine) -> tuple[str, str | None, int]:
-        return engine.info.model_id, engine.info.model_sha, engine.info.max_total_tokens
-
-    engine = made("smollm2", teacher_engine="local", max_total_tokens=None)
-    assert run(engine, told) == ("smollm2", "SmolLM2-135M-Instruct", 1024)
-
-
 def test_models_whose_rotation_follows_a_length_have_one_worker(folder: Path) -> None:
     model = load_model(folder)
     assert can_run_at_once(model)

@@ -57,12 +57,11 @@ class TransformersEngine:
         max_batch_total_tokens: int | None = None,
         max_batch_prefill_tokens: int = 2048,
         device: str | None = None,
-        model_sha: str | None = None,
     ) -> None:
         self._path, self._model_id = path, model_id
         self._threads, self._slots, self._replicas = threads, slots, replicas
         self._precision, self._adapters = precision, dict(adapters or {})
-        self._device, self._model_sha = device, model_sha
+        self._device = device
         self._max_batch_total_tokens, self._max_batch_prefill_tokens = (
             max_batch_total_tokens,
             max_batch_prefill_tokens,
@@ -174,7 +173,8 @@ class TransformersEngine:
             total,
             supports_grammar=self._workers[0].grammar_tokenizer is not None,
             adapters=model.adapters,
-            model_sha=self._model_sha,
+            # The hub's cache names a snapshot's folder by its commit.
+            model_sha=self._path.name if self._path.parent.name == "snapshots" else None,
             pipeline_tag="text2text-generation" if model.seq2seq else "text-generation",
             supports_prompt_logprobs=not model.seq2seq,
             max_choices=self._slots,

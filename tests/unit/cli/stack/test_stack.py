@@ -97,23 +97,6 @@ def test_every_variable_of_the_procfile_is_set_and_nothing_listens_beyond_loopba
     assert len(hosts) == 4
 
 
-def test_the_default_teacher_runs_on_its_unpacked_weights_where_they_are(home: StackHome) -> None:
-    def choose(inherited: dict[str, str]) -> str | None:
-        built = environment.build_environment(home, PORTS, procfile.get_bundled_path(), inherited)
-        return built.get("TEACHER_ENGINE")
-
-    assert choose({}) is None
-    folder = home.models / "SmolLM2-135M-Instruct"
-    folder.mkdir(parents=True)
-    assert choose({}) is None
-    (folder / "config.json").write_text("{}")
-    assert choose({}) == "local"
-    assert choose({"TEACHER_ENGINE": "gguf"}) == "gguf"
-    assert choose({"MODEL_ID": "other.gguf"}) is None
-    assert choose({"TEACHER_UPSTREAM_URL": "http://theirs"}) is None
-    assert choose({"QCRD_MODELS_DIR": str(home.root / "elsewhere")}) is None
-
-
 def test_the_user_s_own_choices_win_and_strangers_are_left_out(home: StackHome) -> None:
     teachers = '{"default": {"url": "http://theirs"}}'
     theirs = {"MODEL_ID": "Qwen/Qwen3-0.6B", "QCRD_TEACHERS": teachers, "API_KEY": "x", "PORT": "1"}
