@@ -57,7 +57,7 @@ down: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
-# One to two hours on two cores. What failed can be run again alone with the same seed.
+# Two hours on two cores. What failed can be run again alone with the same seed.
 survive: $(INSTALLED)
 	QCRD_SURVIVAL=10 QCRD_SURVIVAL_SEED=$(SURVIVAL_SEED) $(BIN)/python -m pytest tests/survival -v -s
 
