@@ -83,7 +83,6 @@ def build_environment(
         "QCRD_GRACE_SECONDS": "3",
         "GRACEFUL_TERMINATION_TIMEOUT": "3",
         "TEACHER_REPLICAS": str(min(count_cores(), MAX_TEACHER_REPLICAS)),
-        "QCRD_PROCESSES": "auto",
         # With more threads than cores, waiting by spinning made training three times slower
         # (measured, two cores).
         "OMP_WAIT_POLICY": "PASSIVE",
