@@ -92,10 +92,10 @@ def run_naive_step(case: StepFixture, batch: Sequence[TrainingExample]) -> None:
         s = torch.tensor([case.scores[r.id] for _, r in rows]).view(len(batch), -1)
         sides.append((grid, s))
     (pos, s_pos), (neg, s_neg) = sides
-    all_mask, luck = torch.ones_like(pos, dtype=torch.bool), torch.zeros_like(pos)
-    low = losses.weight_lowest(pos.detach(), all_mask, s_pos, luck)
+    all_mask, lots = torch.ones_like(pos, dtype=torch.bool), torch.zeros_like(pos)
+    low = losses.weight_lowest(pos.detach(), all_mask, s_pos, lots)
     high = losses.weight_highest(
-        neg.detach(), all_mask[:, : neg.shape[1]], s_neg, luck[:, : neg.shape[1]]
+        neg.detach(), all_mask[:, : neg.shape[1]], s_neg, lots[:, : neg.shape[1]]
     )
     positive = losses.positive_term(pos, low, s_pos)
     negative = losses.negative_term(neg, high, s_neg, MARGIN)

@@ -194,7 +194,7 @@ class Job(StoredRecord):
     gpus: int = 0
     """GPUs that its training process holds now."""
     processes: int | None = None
-    """Training processes that it was begun with; None before training."""
+    """Training processes that it was last begun with, on each machine; None before training."""
     micro_batches: int = 1
     """Parts that each training step is computed in; more than one once memory has run out."""
     seconds: dict[str, float] = Field(default_factory=dict)

@@ -90,7 +90,7 @@ def _run_training(
 ) -> Outcome:
     settings, models = load_settings(TrainerSettings), load_settings(ModelSettings)
     discriminator = load_settings(DiscriminatorAddress)
-    stage.update_job(gpus=_count_gpus(settings, ranks), processes=ranks.size)
+    stage.update_job(gpus=_count_gpus(settings, ranks), processes=count_local_ranks(settings))
     spec = stage.job.spec
     device = _resolve_device(settings)
     log.info("training %s by %s on %s", spec.model, spec.method, device)

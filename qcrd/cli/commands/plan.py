@@ -60,9 +60,7 @@ def plan(
     gpu_memory: Annotated[
         str | None, typer.Option(help="Of each card, as 80GiB: says whether the job fits.")
     ] = None,
-    processes: Annotated[
-        int, typer.Option(min=1, envvar="QCRD_PROCESSES", parser=_read_processes)
-    ] = 1,
+    processes: Annotated[int, typer.Option(envvar="QCRD_PROCESSES", parser=_read_processes)] = 1,
     shards: Annotated[int, typer.Option(min=1, envvar="QCRD_SHARDS")] = 1,
     questions: Annotated[
         int | None, typer.Option(min=1, help="Training questions. (default: the file's)")

@@ -16,7 +16,7 @@ from qcrd.method.student.targets import GeneratedText, Target
 
 SAMPLING_ROWS = {"cuda": 256}
 """Outputs that are drawn at once, by kind of device, elsewhere 32: on a GPU what a token costs is
-the launch of every kernel; on a core 64 take as long as 32 twice, which two ranks share better."""
+the launch of every kernel; on CPUs ranks share many small batches more evenly than few."""
 
 
 class StudentOutputs(CountedModel):

@@ -1,8 +1,7 @@
 """How many processes train a job on this machine, where that is left to the worker.
 
-On a CPU the threads of one process wait for each other at every layer, and in a virtual machine
-each wait costs what it saves: a process for each core does twice the work of one with as many
-threads. Each holds the student, so there are as many as the memory has room for.
+On a CPU the threads of one process wait for each other at every layer, processes once a step. Each
+holds the student, so there are as many as the memory has room for.
 """
 
 from __future__ import annotations

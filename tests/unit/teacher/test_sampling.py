@@ -11,15 +11,13 @@ import torch
 from torch import Tensor
 
 from services.teacher.engines.base import SamplingParams
-from services.teacher.engines.transformers.sampling import (
+from services.teacher.engines.transformers.filters import (
     MASS_CANDIDATES,
-    SamplingRow,
-    draw_tokens,
     filter_top_k,
     filter_top_p,
     filter_typical,
-    sample_tokens,
 )
+from services.teacher.engines.transformers.sampling import SamplingRow, draw_tokens, sample_tokens
 
 SCORES = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
 DRAWING = SamplingParams(do_sample=True, seed=7)
