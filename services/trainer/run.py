@@ -125,7 +125,11 @@ def _run_training(
         )
         return SharedJudge(judge, ranks) if ranks.size > 1 else judge
 
-    is_several = ranks.size > 1
+    mesh = sharding.make_mesh(
+        torch.device(device).type,
+        replicas=ranks.size // settings.shards,
+        shards=settings.shards,
+    )
     events = stage.events
     tracking = Tracking(
         stage.job, settings.tensorboard_dir, settings.tracker_seconds, enabled=ranks.is_main
@@ -140,19 +144,17 @@ def _run_training(
                 make_judge=make_judge,
                 fixed_checkpoint=fixed[0] if fixed else None,
                 make_sampler=_make_sampler_factory(
-                    settings, stage.raise_if_stopping, mark_progress, is_copy=is_several
+                    settings,
+                    stage.raise_if_stopping,
+                    mark_progress,
+                    is_several=ranks.size > 1,
+                    is_copy=mesh is not None,
                 ),
                 mark_progress=mark_progress,
                 device=device,
                 checkpoint_seconds=settings.checkpoint_seconds,
                 ranks=ranks,
-                mesh=sharding.make_mesh(
-                    torch.device(device).type,
-                    replicas=ranks.size // settings.shards,
-                    shards=settings.shards,
-                )
-                if is_several
-                else None,
+                mesh=mesh,
             ),
         )
     finally:
@@ -186,14 +188,15 @@ def _make_sampler_factory(
     check: Callable[[], None],
     mark_progress: Mark,
     *,
+    is_several: bool,
     is_copy: bool,
 ) -> Callable[[Student], NegativeSampler]:
     """The sampler of the settings; a separate process uses a GPU that training leaves free. Several
-    ranks sample a share each, from the whole copies that they have."""
+    ranks sample a share each, sharded ones from the whole copies that they have."""
     gpus = torch.cuda.device_count() if settings.device != "cpu" else 0
     local = count_local_ranks(settings)
     spare = gpus > local
-    if is_copy or settings.sampler == "inline" or (settings.sampler == "auto" and not spare):
+    if is_several or settings.sampler == "inline" or (settings.sampler == "auto" and not spare):
 
         def check_and_mark() -> None:
             mark_progress()

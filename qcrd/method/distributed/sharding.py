@@ -1,7 +1,9 @@
 """Sharding of a step's module over the ranks by torch's `fully_shard`, and whole weights again.
 
 A mesh of (n, 1) keeps a whole copy on each rank: data parallelism. One of (1, n) leaves an n-th of
-every weight, gradient and moment on each.
+every weight, gradient and moment on each. Whole copies on CPUs need no mesh: `fully_shard` would
+copy every weight at each call of the model, which took a third of a step, and hides no waiting
+there.
 """
 
 from __future__ import annotations
@@ -15,7 +17,14 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 
-def make_mesh(device_type: str, *, replicas: int, shards: int) -> DeviceMesh:
+def make_mesh(device_type: str, *, replicas: int, shards: int) -> DeviceMesh | None:
+    """The mesh of all ranks; None where each does best with a plain whole student of its own."""
+    if replicas * shards < 2 or (shards == 1 and device_type == "cpu"):
+        return None
+    return build_mesh(device_type, replicas=replicas, shards=shards)
+
+
+def build_mesh(device_type: str, *, replicas: int, shards: int) -> DeviceMesh:
     return init_device_mesh(device_type, (replicas, shards), mesh_dim_names=("replicate", "shard"))
 
 

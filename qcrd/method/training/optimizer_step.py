@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
 from qcrd.method.distributed import sharding
+from qcrd.method.distributed.gradients import sum_gradients
 from qcrd.method.distributed.ranks import split_by_size
 from qcrd.method.student.base import Student
 from qcrd.method.training.schedule import TrainingSchedule
@@ -26,7 +27,8 @@ MAX_RANKS = 1024
 
 class OptimizerStep:
     """A student with its optimizer and the settings of its steps; each rank computes its share of a
-    step. With a `mesh` the student is sharded over it, and called one way from then on."""
+    step. With a `mesh` the student is sharded over it, and called one way from then on; several
+    ranks without one hold the whole student each."""
 
     def __init__(
         self, student: Student, schedule: TrainingSchedule, mesh: DeviceMesh | None = None
@@ -34,6 +36,7 @@ class OptimizerStep:
         self.student = student
         self.ranks = student.ranks
         self.module = StepModule(student, schedule.objective, schedule.spec.loss)
+        self._adds_up = mesh is None and student.ranks.size > 1
         if mesh is not None:
             student.one_call = True
             sharding.shard_module(self.module, mesh, bf16=student.bf16)
@@ -111,6 +114,8 @@ class OptimizerStep:
             if term is not None and term.requires_grad:
                 term.backward()
             losses.update(loss.losses)
+        if self._adds_up:
+            sum_gradients(self.parameters())
         return losses
 
     def split(self, batch: Sequence[TrainingExample]) -> list[list[TrainingExample]]:

@@ -55,6 +55,7 @@ def choose_processes(
 def _estimate_bytes(spec: JobSpec, config: dict[str, Any], processes: int) -> int:
     """Bytes that all processes take together, at the spec's limits: of two counts the difference is
     nearly exact, as what a step's tokens take is shared out among them."""
-    machine = Machine(processes=processes, has_bf16=False)
-    memory = make_plan(spec, config, machine, Lengths(1, 1, 1)).memory
-    return processes * (PROCESS_BYTES + memory.card_bytes + sum(memory.host.values()))
+    memory = make_plan(spec, config, Machine(has_bf16=False), Lengths(1, 1, 1)).memory
+    shared = memory.card["activations"] + memory.card["logits"]
+    own = PROCESS_BYTES + memory.card_bytes - shared + sum(memory.host.values())
+    return processes * own + shared

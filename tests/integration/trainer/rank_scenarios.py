@@ -1,6 +1,7 @@
 """What tests have ranks do: `python -m … SHARDS OUT SCENARIO…` under torchrun, or here by one.
 
-A scenario is NAME:ARGUMENT…; the main rank writes the results to OUT.
+A scenario is NAME:ARGUMENT…; the main rank writes the results to OUT. SHARDS of `copies`: whole
+students on a mesh, which only GPUs have otherwise.
 """
 
 from __future__ import annotations
@@ -197,7 +198,11 @@ def main() -> None:
             write_outcome(Path(out), outcome)
         return
     with ProcessRanks() as ranks:
-        mesh = sharding.make_mesh("cpu", replicas=ranks.size // int(shards), shards=int(shards))
+        mesh = (
+            sharding.build_mesh("cpu", replicas=ranks.size, shards=1)
+            if shards == "copies"
+            else sharding.make_mesh("cpu", replicas=ranks.size // int(shards), shards=int(shards))
+        )
         scenarios = Scenarios(ranks, mesh)
         results = [scenarios.run(command) for command in commands]
         if ranks.is_main:

@@ -26,7 +26,7 @@ Results = dict[str, Any]
 
 
 def start_ranks(
-    size: int, shards: int, out: Path, *commands: str, check: bool = True
+    size: int, shards: int | str, out: Path, *commands: str, check: bool = True
 ) -> subprocess.CompletedProcess[str]:
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={size}"]
     module = ["-m", "tests.integration.trainer.rank_scenarios", str(shards), str(out)]
@@ -39,7 +39,7 @@ def start_ranks(
     )
 
 
-def run_ranks(size: int, shards: int, out: Path, *commands: str) -> Results:
+def run_ranks(size: int, shards: int | str, out: Path, *commands: str) -> Results:
     start_ranks(size, shards, out, *commands)
     return dict(zip(commands, torch.load(out, weights_only=False), strict=True))
 
@@ -93,8 +93,18 @@ def two(folder: Path) -> Results:
 
 
 @pytest.fixture(scope="module")
+def two_whole(folder: Path, two: Results) -> Results:
+    """Two ranks with a whole student each, which also save, and go on from what others saved."""
+    commands = [*CURVES, *SHARES]
+    for kind in KINDS:
+        by_halves, by_whole = saved(folder, "two", kind), saved(folder, "whole", kind)
+        commands += [f"save:{by_whole}:3", f"resume:{by_whole}", f"resume:{by_halves}"]
+    return run_ranks(2, 1, folder / "whole.pt", *commands)
+
+
+@pytest.fixture(scope="module")
 def two_copies(folder: Path) -> Results:
-    return run_ranks(2, 1, folder / "copies.pt", *CURVES)
+    return run_ranks(2, "copies", folder / "copies.pt", *CURVES)
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +114,7 @@ def three(folder: Path, two: Results) -> Results:
     return run_ranks(3, 3, folder / "3.pt", *CURVES, *resumed)
 
 
-@pytest.mark.parametrize("ranks", ["two", "two_copies", "three"])
+@pytest.mark.parametrize("ranks", ["two", "two_whole", "two_copies", "three"])
 @pytest.mark.parametrize("curve", CURVES)
 def test_ranks_have_the_loss_curve_of_one_process(
     ranks: str, curve: str, alone: Results, request: pytest.FixtureRequest
@@ -112,21 +122,28 @@ def test_ranks_have_the_loss_curve_of_one_process(
     same_curve(alone[curve], request.getfixturevalue(ranks)[curve])
 
 
-def test_uneven_shares_parts_and_errors(alone: Results, two: Results) -> None:
+@pytest.mark.parametrize("ranks", ["two", "two_whole"])
+def test_uneven_shares_and_parts(
+    ranks: str, alone: Results, request: pytest.FixtureRequest
+) -> None:
+    found = request.getfixturevalue(ranks)
     *uneven, parts = SHARES
     for command in uneven:
-        (_, losses, norm), (shares, other_losses, other_norm) = alone[command], two[command]
+        (_, losses, norm), (shares, other_losses, other_norm) = alone[command], found[command]
         assert sorted(shares) == [1, 7]
         assert other_losses == pytest.approx(losses, abs=1e-4)
         assert other_norm == pytest.approx(norm, rel=1e-4)
-    same_curve(alone[parts], two[parts])
+    same_curve(alone[parts], found[parts])
+
+
+def test_an_error_on_one_rank_is_raised_on_all(two: Results) -> None:
     expected = [f"rank {rank} refuses, training_file" for rank in (1, 0, 0)]
     assert two["errors"] == [expected, expected]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_some_ranks_saved_any_number_goes_on_from(
-    kind: str, folder: Path, two: Results, three: Results
+    kind: str, folder: Path, two: Results, two_whole: Results, three: Results
 ) -> None:
     """On the same number of ranks with the same bits."""
     resume = f"resume:{saved(folder, 'two', kind)}"
@@ -135,8 +152,10 @@ def test_what_some_ranks_saved_any_number_goes_on_from(
     assert len(again[0]) == 3
     assert all(torch.equal(weight, again[1][name]) for name, weight in weights.items())
     after_one = two[f"resume:{saved(folder, 'one', kind)}"]
-    (by_itself,) = run_alone([resume])
-    for other_losses, other_weights in (after_one, by_itself, three[resume]):
+    by_itself, whole_by_itself = run_alone([resume, f"resume:{saved(folder, 'whole', kind)}"])
+    after_whole = two_whole[f"resume:{saved(folder, 'whole', kind)}"]
+    others = (after_one, by_itself, three[resume], two_whole[resume], after_whole, whole_by_itself)
+    for other_losses, other_weights in others:
         for left, right in zip(losses[3:], other_losses, strict=True):
             assert right == pytest.approx({name: left[name] for name in right}, abs=1e-4)
         for name, weight in weights.items():
