@@ -56,6 +56,16 @@ def group_by_length(
     return groups
 
 
+def split_evenly(items: Sequence[T], *, limit: int, multiple: int = 1) -> list[Sequence[T]]:
+    """Runs of `items`, nearly equal in length and at most `limit` long, as many as a multiple of
+    `multiple`; of few items as many as the limit makes of them."""
+    n_runs = math.ceil(len(items) / limit)
+    if len(items) >= MIN_GROUP_ROWS * multiple:
+        n_runs = multiple * math.ceil(n_runs / multiple)
+    ends = [len(items) * (i + 1) // n_runs for i in range(n_runs)]
+    return [items[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+
 def restore_order(
     parts: Sequence[tuple[Tensor, Tensor]], order: Sequence[int]
 ) -> tuple[Tensor, Tensor]:

@@ -26,6 +26,7 @@ class CausalStudent(Student):
     """
 
     suffix = "\nAnswer:"
+    output_continues_prompt = True
 
     def __init__(
         self,

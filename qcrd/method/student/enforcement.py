@@ -12,16 +12,17 @@ from qcrd.records.students.answer_form import AnswerForm
 
 
 class AnswerEnforcer(LogitsProcessor):
-    """Lets an output be a rationale, the mark and one of the options. `start`: the place of its
-    first token in the ids that a step is given."""
+    """Lets an output be a rationale, the mark and one of the options. `starts`: the place of each
+    row's first token of it in the ids that a step is given."""
 
-    def __init__(self, form: AnswerForm, start: int) -> None:
+    def __init__(self, form: AnswerForm, starts: Sequence[int]) -> None:
         self._form = form
-        self._start = start
+        self._starts = starts
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         scores = scores.clone()
-        for index, said in enumerate(input_ids[:, self._start :].tolist()):
+        rows = zip(input_ids.tolist(), self._starts, strict=True)
+        for index, said in enumerate(row[start:] for row, start in rows):
             if allowed := self._form.find_allowed(said):
                 tokens = torch.tensor(sorted(allowed), device=scores.device)
                 kept = scores[index, tokens]

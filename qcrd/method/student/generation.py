@@ -86,10 +86,12 @@ class ChosenRecorder(LogitsProcessor):
 @dataclass(frozen=True)
 class OutputForm:
     """What outputs are held to, and whether the log-probability of their answers is wanted.
-    `beginnings`: the tokens that each row's output begins with."""
+    `beginnings`: the tokens that each row's output begins with. `begun`: they stand at the end of
+    the rows that are given, where all that is said already is read at once."""
 
     answers: AnswerForm | None = None
     beginnings: Sequence[Sequence[int]] = ()
+    begun: bool = False
     mark: Sequence[int] = ()
     """Where their answers begin; empty where an output is all answer."""
     tells_answers: bool = False
@@ -114,14 +116,16 @@ def generate(
     start: int,
     form: OutputForm,
 ) -> list[GeneratedRow]:
-    """What `model` writes behind each row of `ids` [N, T], from place `start` of its output on."""
+    """What `model` writes behind each row of `ids` [N, T], from place `start` of its output on, its
+    beginning with it. A log-probability is told of what it wrote, not of what it began with."""
     entropies = EntropyRecorder() if settings["do_sample"] else None
     chosen = ChosenRecorder() if form.tells_answers else None
     recorders = [one for one in (entropies, chosen) if one is not None]
     enforcers: list[LogitsProcessor] = []
+    begun = [list(tokens) for tokens in form.beginnings] if form.begun else [[]] * len(ids)
     if form.answers is not None:
-        enforcers.append(AnswerEnforcer(form.answers, start))
-    if form.beginnings:
+        enforcers.append(AnswerEnforcer(form.answers, [start - len(tokens) for tokens in begun]))
+    if form.beginnings and not form.begun:
         enforcers.append(BeginningEnforcer(form.beginnings, start))
     output: Tensor = model.generate(
         input_ids=ids,
@@ -134,12 +138,14 @@ def generate(
     logprobs = None if chosen is None else chosen.finish(output)
     return [
         GeneratedRow(
-            row,
+            [*begun[i], *row],
             is_cut,
             None if steps is None else sum(steps[i][: len(row)]) / len(row),
             None
             if logprobs is None
-            else sum_answer_logprobs(row, logprobs[i][: len(row)], form.mark),
+            else sum_answer_logprobs(
+                [*begun[i], *row], [0.0] * len(begun[i]) + logprobs[i][: len(row)], form.mark
+            ),
         )
         for i, (row, is_cut) in enumerate(trimmed)
     ]

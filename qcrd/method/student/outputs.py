@@ -9,18 +9,25 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from qcrd.method.batching import split_evenly
 from qcrd.method.student import generation
 from qcrd.method.student.counted_model import CountedModel
 from qcrd.method.student.generation import OutputForm
 from qcrd.method.student.targets import GeneratedText, Target
 
 SAMPLING_ROWS = {"cuda": 256}
-"""Outputs that are drawn at once, by kind of device, elsewhere 32: on a GPU what a token costs is
-the launch of every kernel; on CPUs ranks share many small batches more evenly than few."""
+"""Outputs that are drawn at once at most, by kind of device, elsewhere 64: on a GPU what a token
+costs is the launch of every kernel, on a CPU a product of 32 rows takes more than half of the time
+of one of 64."""
+CPU_BATCHES = 2
+"""On CPUs outputs go into a multiple of so many batches, so that two ranks have as many each."""
 
 
 class StudentOutputs(CountedModel):
-    """A model that generates in batches, which ranks share."""
+    """A model that generates in batches, which ranks share. `output_continues_prompt`: both are one
+    sequence, so that what an output begins with can be read with its prompt."""
+
+    output_continues_prompt = False
 
     def generate(self, prompts: Sequence[str], *, max_new_tokens: int, **how: Any) -> list[str]:
         """The texts of `sample`."""
@@ -50,9 +57,13 @@ class StudentOutputs(CountedModel):
         of the prompts and a function of the seed, whatever their number. `check` runs before each
         of them.
         """
-        batch_size = batch_size or SAMPLING_ROWS.get(self.device.type, 32)
-        order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
-        groups = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+        begun_lengths = [len(target.text) for target in beginnings] or [0] * len(prompts)
+        lengths = [len(p) + begun for p, begun in zip(prompts, begun_lengths, strict=True)]
+        groups = split_evenly(
+            sorted(range(len(prompts)), key=lambda i: (lengths[i], i)),
+            limit=batch_size or SAMPLING_ROWS.get(self.device.type, 64),
+            multiple=CPU_BATCHES if self.device.type == "cpu" else 1,
+        )
         settings = generation.make_settings(
             min(max_new_tokens, self.max_output_tokens), temperature, top_p
         )
@@ -71,7 +82,11 @@ class StudentOutputs(CountedModel):
                     torch.manual_seed(seed + number)
                     asked = [prompts[i] for i in groups[number]]
                     begun = [beginnings[i] for i in groups[number]] if beginnings else []
-                    own_form = replace(form, beginnings=[self.tokenize_parts(b)[0] for b in begun])
+                    own_form = replace(
+                        form,
+                        beginnings=[self.tokenize_parts(b)[0] for b in begun],
+                        begun=bool(begun) and self.output_continues_prompt,
+                    )
                     outputs += map(astuple, self._generate_batch(asked, settings, own_form))
             return [outputs, self.flops - flops, self.tokens - tokens]
 
@@ -87,11 +102,16 @@ class StudentOutputs(CountedModel):
     def _generate_batch(
         self, prompts: list[str], settings: Mapping[str, Any], form: OutputForm
     ) -> list[GeneratedText]:
-        ids, mask = self._pad_prompts(self.tokenize_prompts(prompts))
+        read = self.tokenize_prompts(prompts)
+        if form.begun:
+            read = [[*ids, *begun] for ids, begun in zip(read, form.beginnings, strict=True)]
+        n_begun = sum(map(len, form.beginnings)) if form.begun else 0
+        ids, mask = self._pad_prompts(read)
         start = self._completion_start(ids)
         rows = generation.generate(self.model, ids, mask, settings, start=start, form=form)
         self._count_work(self._encoder_parameter_count, int(mask.sum()))
-        self._count_work(self._decoder_parameter_count, sum(len(row.tokens) for row in rows))
+        n_written = sum(len(row.tokens) for row in rows) - n_begun
+        self._count_work(self._decoder_parameter_count, n_written)
         texts = self.tokenizer.batch_decode([row.tokens for row in rows], skip_special_tokens=True)
         return [
             GeneratedText(

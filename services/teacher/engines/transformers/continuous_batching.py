@@ -62,9 +62,10 @@ class ContinuousBatch:
         slot = len(self.sequences)
         prompt = list(sequence.prompt[:-1])
         source, shared = self._find_longest_prefix(prompt, sequence.adapter)
-        # The slot's old content is overwritten; the longest prefix may be in this very slot.
-        if shared and source != slot:
-            self._cache.copy(source, slot, shared)
+        # The slot's old content is overwritten; what it shares of the prefix is in place.
+        own = self._count_shared(slot, prompt, sequence.adapter)
+        if own < shared:
+            self._cache.copy(source, slot, own, shared)
         cached = self._cached[slot] = CachedSequence(prompt[:shared], sequence.adapter)
         started = time.perf_counter()
         if shared < len(prompt):
@@ -78,12 +79,16 @@ class ContinuousBatch:
 
     def _find_longest_prefix(self, prompt: Sequence[int], adapter: str) -> tuple[int, int]:
         """The slot that shares the longest prefix with `prompt`, and that prefix's length."""
-        best = (0, 0)
-        for slot, cached in enumerate(self._cached):
-            if cached.adapter == adapter:
-                shared = _common_prefix_length(cached.tokens, prompt)
-                best = max(best, (slot, shared), key=lambda found: found[1])
-        return best if best[1] >= MIN_SHARED_PREFIX else (0, 0)
+        lengths = [
+            self._count_shared(slot, prompt, adapter) for slot in range(len(self._cached))
+        ]
+        best = max(lengths)
+        return (lengths.index(best), best) if best >= MIN_SHARED_PREFIX else (0, 0)
+
+    def _count_shared(self, slot: int, prompt: Sequence[int], adapter: str) -> int:
+        """Columns of `slot` that a prompt which `adapter` reads begins with."""
+        cached = self._cached[slot]
+        return _common_prefix_length(cached.tokens, prompt) if cached.adapter == adapter else 0
 
     def _prefill(
         self, slot: int, sequence: SequenceState, tokens: Sequence[int], start: int

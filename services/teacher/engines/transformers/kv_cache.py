@@ -101,10 +101,10 @@ class SlotCache(Cache):
         for layer in self._slot_layers:
             layer.view = view
 
-    def copy(self, source: int, target: int, columns: int) -> None:
-        """Copy the first `columns` columns of slot `source` into slot `target`."""
+    def copy(self, source: int, target: int, start: int, end: int) -> None:
+        """Copy the columns from `start` to `end` of slot `source` into slot `target`."""
         for buffer in self._buffers():
-            buffer[target, :, :columns] = buffer[source, :, :columns]
+            buffer[target, :, start:end] = buffer[source, :, start:end]
 
     def swap(self, one: int, other: int, columns: int) -> None:
         """Exchange the first `columns` columns of two slots."""
