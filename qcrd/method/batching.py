@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections.abc import Iterator, Sequence
@@ -31,36 +32,66 @@ def iterate_batches(
         yield [items[i] for i in order[start : start + batch_size]]
 
 
-MAX_LENGTH_RATIO, MIN_GROUP_ROWS = 1.25, 8
+CALL_POSITIONS = 30
+"""Positions that take a CPU as long as a call of the model, in which every weight is read: in a
+training step of 135M parameters 0.2 s a call and 6.5 ms a position (measured, one core)."""
 
 
 def group_by_length(
     lengths: Sequence[int], *, max_tokens: int, similar: bool = True
 ) -> list[list[int]]:
-    """Indices in groups, each at most `max_tokens` positions with its padding.
+    """Indices in groups, each at most `max_tokens` positions with its padding, or a row alone.
 
-    Where they are `similar`, a group of `MIN_GROUP_ROWS` rows ends where the next row is
-    `MAX_LENGTH_RATIO` times as long as its shortest: smaller groups would cost more in calls than
-    they save in padding.
+    Where they are `similar`, the groups are those that take the least time: another call of the
+    model where that costs less than the padding that it saves.
     """
-    groups: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
+    order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
+    if similar:
+        starts = _find_cheapest_starts([lengths[i] for i in order], max_tokens)
+    else:
+        starts = _find_full_starts([lengths[i] for i in order], max_tokens)
+    return [order[start:end] for start, end in itertools.pairwise([*starts, len(order)])]
+
+
+def _find_full_starts(ascending: Sequence[int], max_tokens: int) -> list[int]:
+    """Where groups start that are as large as the limit lets them be."""
+    starts: list[int] = []
+    for place, length in enumerate(ascending):
         # Sorted ascending, so this row's length is the group's padded width.
-        length, group = lengths[index], groups[-1] if groups else []
-        fits = (len(group) + 1) * length <= max_tokens
-        is_like = len(group) < MIN_GROUP_ROWS or length <= MAX_LENGTH_RATIO * lengths[group[0]]
-        if group and fits and (is_like or not similar):
-            group.append(index)
-        else:
-            groups.append([index])
-    return groups
+        if not starts or (place + 1 - starts[-1]) * length > max_tokens:
+            starts.append(place)
+    return starts
+
+
+def _find_cheapest_starts(ascending: Sequence[int], max_tokens: int) -> list[int]:
+    """Where the groups start whose positions and calls cost the least together."""
+    # Of the first n rows: what they cost at the least, and where their last group starts.
+    best: list[tuple[int, int]] = [(0, 0)]
+    for end, length in enumerate(ascending, start=1):
+        first = min(end - 1, max(0, end - max_tokens // max(1, length)))
+        best.append(
+            min(
+                (best[start][0] + (end - start) * length + CALL_POSITIONS, start)
+                for start in range(first, end)
+            )
+        )
+    starts: list[int] = []
+    end = len(ascending)
+    while end:
+        end = best[end][1]
+        starts.append(end)
+    return starts[::-1]
+
+
+MIN_RUN_ITEMS = 8
+"""What is not parted further for the sake of ranks."""
 
 
 def split_evenly(items: Sequence[T], *, limit: int, multiple: int = 1) -> list[Sequence[T]]:
     """Runs of `items`, nearly equal in length and at most `limit` long, as many as a multiple of
     `multiple`; of few items as many as the limit makes of them."""
     n_runs = math.ceil(len(items) / limit)
-    if len(items) >= MIN_GROUP_ROWS * multiple:
+    if len(items) >= MIN_RUN_ITEMS * multiple:
         n_runs = multiple * math.ceil(n_runs / multiple)
     ends = [len(items) * (i + 1) // n_runs for i in range(n_runs)]
     return [items[start:end] for start, end in zip([0, *ends], ends, strict=False)]

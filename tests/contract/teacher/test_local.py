@@ -39,7 +39,7 @@ from services.teacher.engines.base import (
 )
 from services.teacher.engines.factory import build_engine, parse_adapters
 from services.teacher.engines.transformers.engine import TransformersEngine
-from services.teacher.engines.transformers.kv_cache import CacheView, SlotCache
+from services.teacher.engines.transformers.kv_cache import NextColumn, NextColumns, SlotCache
 from services.teacher.engines.transformers.weights import load_model
 from services.teacher.engines.transformers.worker import can_run_at_once
 from services.teacher.errors import InputValidationError, MissingTemplateVariable, TemplateFailed
@@ -497,15 +497,18 @@ def test_adapters_are_named_or_their_own_name() -> None:
 
 def test_slots_of_the_cache_are_copied_swapped_and_seen_as_far_as_asked() -> None:
     cache = SlotCache(layers=1, slots=3, max_length=4)
-    cache.set_view(CacheView([0], slot=1, count=3))
+    cache.set_view(NextColumns([1], [0], [3]))
     states = torch.arange(6.0).reshape(1, 1, 3, 2)
     keys, _ = cache.update(states, -states, 0)
     assert torch.equal(keys, states)
+    cache.set_view(NextColumns([2, 0], [1, 0], [2, 1]))
+    keys, _ = cache.update(7 + torch.arange(8.0).reshape(2, 1, 2, 2), torch.zeros(2, 1, 2, 2), 0)
+    assert keys[:, 0].tolist() == [[[0, 0], [7, 8], [9, 10]], [[11, 12], [0, 0], [0, 0]]]
     cache.copy(1, 0, 1, 2)
     cache.copy(1, 0, 0, 1)
     cache.swap(0, 2, 4)
     cache.copy(2, 0, 0, 4)
-    cache.set_view(CacheView([2, 3]))
+    cache.set_view(NextColumn([2, 3]))
     keys, values = cache.update(torch.full((2, 1, 1, 2), 9.0), torch.full((2, 1, 1, 2), 9.0), 0)
     assert keys.shape == (2, 1, 4, 2)
     assert keys[0, 0].tolist() == [[0, 1], [2, 3], [9, 9], [0, 0]]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from services.teacher.engines.base import Token
-from services.teacher.engines.transformers.kv_cache import CacheView, SlotCache
+from services.teacher.engines.transformers.kv_cache import NextColumn, NextColumns, SlotCache
 from services.teacher.engines.transformers.sequence import (
     BASE_ADAPTER,
     SequenceState,
@@ -27,6 +27,9 @@ from services.teacher.metrics.batches import BatchMetrics
 
 # Copying a shorter beginning is not worth looking for.
 MIN_SHARED_PREFIX = 16
+MAX_JOINT_POSITIONS = 256
+"""Of prompts that are read in one call, with their padding. On a CPU a call takes as long as 20 to
+30 of them; so many keep running sequences waiting for half a second."""
 # Two ways of calling one model differ by rounding, in bfloat16 by a tenth of the logits' spread;
 # another position or mask differs by about all of it.
 LOGITS_TOLERANCE = 0.3
@@ -40,8 +43,22 @@ class CachedSequence:
     adapter: str = BASE_ADAPTER
 
 
+@dataclass
+class PromptPart:
+    """A prompt that is read into `slot`, from column `start` on."""
+
+    slot: int
+    sequence: SequenceState
+    prompt: list[int]
+    start: int = 0
+
+    @property
+    def unread(self) -> list[int]:
+        return self.prompt[self.start :]
+
+
 class ContinuousBatch:
-    """`add` reads a prompt, `step` returns the next token of every sequence, `remove` ends some."""
+    """`add` reads prompts, `step` returns the next token of every sequence, `remove` ends some."""
 
     has_capacity = True
     """Sequences may join at any time; the worker limits how many."""
@@ -57,25 +74,50 @@ class ContinuousBatch:
         self.prefilled_tokens = 0
 
     @torch.inference_mode()
-    def add(self, sequence: SequenceState) -> None:
-        """Prefill all of the prompt but its last token, which the next step reads."""
-        slot = len(self.sequences)
-        prompt = list(sequence.prompt[:-1])
-        source, shared = self._find_longest_prefix(prompt, sequence.adapter)
+    def add(self, sequences: Sequence[SequenceState]) -> None:
+        """Prefill all of each prompt but its last token, which the next step reads. Short prompts
+        are read in one call, and what several begin with once."""
+        pending = [
+            PromptPart(slot, sequence, list(sequence.prompt[:-1]))
+            for slot, sequence in enumerate(sequences, start=len(self.sequences))
+        ]
+        while pending:
+            started = time.perf_counter()
+            joint, later = list[PromptPart](), list[PromptPart]()
+            for part in pending:
+                (joint if self._place(part, joint) else later).append(part)
+            if unread := [part for part in joint if part.unread]:
+                self._prefill(unread)
+            for part in joint:
+                self._cached[part.slot].tokens = part.prompt
+                self.prefilled_tokens += len(part.unread) + 1
+            self._batch_metrics.record_inference(
+                "prefill", forward=time.perf_counter() - started, decode=0.0
+            )
+            pending = later
+        self.sequences += sequences
+
+    def _place(self, part: PromptPart, joint: Sequence[PromptPart]) -> bool:
+        """Bring what is cached of a prompt into its slot; False where it is better read behind the
+        `joint` ones, of which it can copy more then, or which would be padded for it."""
+        adapter = part.sequence.adapter
+        source, shared = self._find_longest_prefix(part.prompt, adapter)
+        if any(
+            _common_prefix_length(other.prompt, part.prompt) > shared
+            for other in joint
+            if other.sequence.adapter == adapter
+        ):
+            return False
+        longest = max(len(part.prompt) - shared, *(len(other.unread) for other in joint), 0)
+        if joint and longest * (len(joint) + 1) > MAX_JOINT_POSITIONS:
+            return False
         # The slot's old content is overwritten; what it shares of the prefix is in place.
-        own = self._count_shared(slot, prompt, sequence.adapter)
+        own = self._count_shared(part.slot, part.prompt, adapter)
         if own < shared:
-            self._cache.copy(source, slot, own, shared)
-        cached = self._cached[slot] = CachedSequence(prompt[:shared], sequence.adapter)
-        started = time.perf_counter()
-        if shared < len(prompt):
-            self._prefill(slot, sequence, prompt[shared:], shared)
-        cached.tokens = prompt
-        self.prefilled_tokens += len(prompt) - shared + 1
-        self.sequences.append(sequence)
-        self._batch_metrics.record_inference(
-            "prefill", forward=time.perf_counter() - started, decode=0.0
-        )
+            self._cache.copy(source, part.slot, own, shared)
+        self._cached[part.slot] = CachedSequence(part.prompt[:shared], adapter)
+        part.start = shared
+        return True
 
     def _find_longest_prefix(self, prompt: Sequence[int], adapter: str) -> tuple[int, int]:
         """The slot that shares the longest prefix with `prompt`, and that prefix's length."""
@@ -90,17 +132,21 @@ class ContinuousBatch:
         cached = self._cached[slot]
         return _common_prefix_length(cached.tokens, prompt) if cached.adapter == adapter else 0
 
-    def _prefill(
-        self, slot: int, sequence: SequenceState, tokens: Sequence[int], start: int
-    ) -> None:
-        count = len(tokens)
-        self._cache.set_view(CacheView([start], slot=slot, count=count))
-        positions = torch.arange(start, start + count, device=self._device)
-        attention_mask = torch.arange(start + count, device=self._device) <= positions[:, None]
-        bind_adapters(self._model, [sequence])(
-            input_ids=torch.tensor([tokens], device=self._device),
-            attention_mask=attention_mask[None, None],
-            position_ids=positions[None],
+    def _prefill(self, parts: Sequence[PromptPart]) -> None:
+        """Read what is unread of prompts, in one call, padded to the longest."""
+        counts, starts = [len(part.unread) for part in parts], [part.start for part in parts]
+        view = NextColumns([part.slot for part in parts], starts, counts)
+        self._cache.set_view(view)
+        width = max(counts)
+        rows = [[*part.unread, *[0] * (width - len(part.unread))] for part in parts]
+        # Padding stands where the last token does: further places a model may not have.
+        places = torch.minimum(torch.arange(width), torch.tensor(counts)[:, None] - 1)
+        positions = (torch.tensor(starts)[:, None] + places).to(self._device)
+        attention_mask = torch.arange(view.width, device=self._device) <= positions[:, :, None]
+        bind_adapters(self._model, [part.sequence for part in parts])(
+            input_ids=torch.tensor(rows, device=self._device),
+            attention_mask=attention_mask[:, None],
+            position_ids=positions,
             past_key_values=self._cache,
             use_cache=True,
             logits_to_keep=1,
@@ -127,7 +173,7 @@ class ContinuousBatch:
             cached.tokens.append(
                 sequence.generated[-1] if sequence.generated else sequence.prompt[-1]
             )
-        self._cache.set_view(CacheView(lengths))
+        self._cache.set_view(NextColumn(lengths))
         positions = torch.tensor(lengths, device=self._device)[:, None]
         attention_mask = torch.arange(max(lengths) + 1, device=self._device) <= positions
         active = self._cached[: len(self.sequences)]
@@ -204,7 +250,7 @@ def _matches_reference_logits(
     model: LoadedModel, probe: SequenceState, batch: ContinuousBatch
 ) -> bool:
     try:
-        batch.add(probe)
+        batch.add([probe])
         ours = batch._forward()[0].float()
     except (TypeError, ValueError, RuntimeError, AttributeError, IndexError):
         return False

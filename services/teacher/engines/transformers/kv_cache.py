@@ -8,6 +8,7 @@ dynamic cache would copy all of it at every token.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -68,25 +69,49 @@ def _zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
     return torch.from_numpy(buffer).view(like.dtype).view(shape)
 
 
-class CacheView:
-    """Where one call of the model writes: the next column of the first slots, or the next columns
-    of one slot.
-    """
+class CacheView(ABC):
+    """Where one call of the model writes, and what it sees: the first `width` columns of some
+    slots."""
 
-    def __init__(self, lengths: Sequence[int], *, slot: int | None = None, count: int = 1) -> None:
-        """`lengths`: columns filled so far, per slot. With `slot`, `count` columns of that one."""
-        self._slot = slot
-        self._start = lengths[0]
+    width: int
+
+    @abstractmethod
+    def write(self, buffer: Tensor, states: Tensor) -> Tensor:
+        """Put `states` [n, heads, T, size] into `buffer`; what of it is seen."""
+
+
+class NextColumn(CacheView):
+    """The next column of each of the first slots."""
+
+    def __init__(self, lengths: Sequence[int]) -> None:
+        """`lengths`: columns filled so far, per slot."""
         self._slots = torch.arange(len(lengths))
         self._columns = torch.tensor(lengths)
-        self.width = max(lengths) + count
+        self.width = max(lengths) + 1
 
     def write(self, buffer: Tensor, states: Tensor) -> Tensor:
-        if self._slot is None:
-            buffer[self._slots, :, self._columns] = states[:, :, 0]
-            return buffer[: len(self._slots), :, : self.width]
-        buffer[self._slot, :, self._start : self.width] = states[0]
-        return buffer[self._slot : self._slot + 1, :, : self.width]
+        buffer[self._slots, :, self._columns] = states[:, :, 0]
+        return buffer[: len(self._slots), :, : self.width]
+
+
+class NextColumns(CacheView):
+    """The next `counts` columns of `slots`, which have `starts` already. States behind a slot's
+    count are padding, which is not written."""
+
+    def __init__(self, slots: Sequence[int], starts: Sequence[int], counts: Sequence[int]) -> None:
+        self._slots = list(slots)
+        self._parts = [
+            (slot, slice(start, start + count))
+            for slot, start, count in zip(slots, starts, counts, strict=True)
+        ]
+        self.width = max(part.stop for _, part in self._parts)
+
+    def write(self, buffer: Tensor, states: Tensor) -> Tensor:
+        for row, (slot, part) in enumerate(self._parts):
+            buffer[slot, :, part] = states[row, :, : part.stop - part.start]
+        if len(self._slots) == 1:
+            return buffer[self._slots[0] : self._slots[0] + 1, :, : self.width]
+        return buffer[self._slots, :, : self.width]
 
 
 class SlotCache(Cache):

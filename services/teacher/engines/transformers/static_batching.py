@@ -33,10 +33,10 @@ class StaticBatches:
     def has_capacity(self) -> bool:
         return len(self._batches) < MAX_BATCHES
 
-    def add(self, sequence: SequenceState) -> None:
-        """Queue a sequence; the next step reads its prompt."""
-        self._pending.append(sequence)
-        self.prefilled_tokens += len(sequence.prompt)
+    def add(self, sequences: Sequence[SequenceState]) -> None:
+        """Queue sequences; the next step reads their prompts."""
+        self._pending += sequences
+        self.prefilled_tokens += sum(len(sequence.prompt) for sequence in sequences)
 
     @torch.inference_mode()
     def step(self) -> list[Token]:

@@ -41,6 +41,8 @@ from services.teacher.metrics.batches import BatchMetrics
 # Requests of one burst reach the worker within this many seconds of each other, and can then begin
 # as one batch.
 BATCH_WAIT_SECONDS = 0.01
+MAX_JOINT_PROMPTS = 16
+"""Requests that are admitted at once; how much is read between two steps is a limit of its own."""
 StreamItem = Token | Exception | None
 
 
@@ -188,11 +190,13 @@ class EngineWorker(Copy):
         before = batch.prefilled_tokens
         if not batch.has_capacity:
             return
-        while (
-            stream := self._next_fitting(active)
-        ) and batch.prefilled_tokens - before < self._limits.max_batch_prefill_tokens:
-            active.append(self._waiting.popleft())
-            batch.add(self._create_sequence(stream))
+        while batch.prefilled_tokens - before < self._limits.max_batch_prefill_tokens:
+            first = len(active)
+            while len(active) - first < MAX_JOINT_PROMPTS and self._next_fitting(active):
+                active.append(self._waiting.popleft())
+            if len(active) == first:
+                break
+            batch.add([self._create_sequence(stream) for stream in active[first:]])
         self.largest_batch = max(self.largest_batch, len(active))
         joined = len(active) - running
         if joined and running:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import pytest
 import torch
 
 from qcrd.errors import Diverged
-from qcrd.method.batching import group_by_length, iterate_batches
+from qcrd.method.batching import CALL_POSITIONS, group_by_length, iterate_batches
 from qcrd.method.judge.health import auc
 from qcrd.method.judge.model import Judge, LocalJudge, train_judge
 from qcrd.method.judge.training_pairs import TrainingPair, balance_negatives, split_holdout
@@ -323,6 +323,26 @@ def test_length_groups_hold_every_row_once_within_the_bound() -> None:
     groups = group_by_length(lengths, max_tokens=12)
     assert sorted(i for group in groups for i in group) == list(range(6))
     assert all(len(g) == 1 or len(g) * max(lengths[i] for i in g) <= 12 for g in groups)
+    assert group_by_length(lengths, max_tokens=12, similar=False) == [[2, 0, 3], [4], [1], [5]]
+
+
+@pytest.mark.parametrize("max_tokens", [1, 90, 250, 8192])
+def test_no_other_groups_of_neighbours_cost_less(max_tokens: int) -> None:
+    lengths = [29, 31, 33, 41, 42, 43, 60, 90]
+
+    def cost(groups: Sequence[Sequence[int]]) -> int:
+        return sum(max(group) * len(group) + CALL_POSITIONS for group in groups)
+
+    def part(rows: Sequence[int]) -> Iterator[list[Sequence[int]]]:
+        if not rows:
+            yield []
+        for n in range(1, len(rows) + 1):
+            if n == 1 or n * rows[n - 1] <= max_tokens:
+                yield from ([rows[:n], *others] for others in part(rows[n:]))
+
+    found = group_by_length(lengths[::-1], max_tokens=max_tokens)
+    as_lengths = [[lengths[::-1][i] for i in group] for group in found]
+    assert cost(as_lengths) == min(cost(groups) for groups in part(lengths))
 
 
 # --- the judge ------------------------------------------------------------------------------------
