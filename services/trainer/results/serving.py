@@ -16,7 +16,7 @@ class ServingLimits:
     """Questions that are asked one after another, and the seconds after which no more are."""
 
     questions: int = 32
-    seconds: float = 10.0
+    seconds: float = 5.0
 
 
 def measure_serving(

@@ -6,6 +6,7 @@ import asyncio
 import importlib.util
 import json
 import math
+import re
 import shutil
 import tempfile
 import time
@@ -175,6 +176,37 @@ def test_five_samples_of_one_prompt_and_a_shared_beginning_are_read_once(folder:
     first, then = run(made(folder), work)
     assert first == 50 + 4
     assert then == 10
+
+
+def test_prompts_that_wait_together_are_read_in_one_call_behind_what_they_share(
+    folder: Path,
+) -> None:
+    """Of the first eight one reads the beginning, and then the others their ends; the next read
+    those alone, though one is longer. The worker may begin before all are there."""
+
+    def end(number: int, length: int) -> tuple[int, ...]:
+        return (number, *prompt(length - 1, number))  # no two begin alike
+
+    def count_calls(engine: TransformersEngine) -> int:
+        counters = engine.batch_metrics.counters.render().decode()
+        found = re.search(r'^tgi_batch_inference_count\{method="prefill"\} (\d+)$', counters, re.M)
+        return int(found[1]) if found else 0
+
+    async def ask(engine: TransformersEngine, ends: Sequence[tuple[int, ...]]) -> tuple[int, int]:
+        tokens, calls = engine.prefilled_tokens, count_calls(engine)
+        requests = [ValidGenerateRequest("", (*prompt(50, 1), *end), 4) for end in ends]
+        await asyncio.gather(*(ids(engine, request) for request in requests))
+        return engine.prefilled_tokens - tokens, count_calls(engine) - calls
+
+    async def work(engine: TransformersEngine) -> list[tuple[int, int]]:
+        first = await ask(engine, [end(n, 10) for n in range(8)])
+        return [first, await ask(engine, [*(end(n, 10) for n in range(8, 15)), end(15, 25)])]
+
+    (tokens, calls), (next_tokens, next_calls) = run(made(folder), work)
+    assert tokens == 60 + 7 * 10
+    assert next_tokens == 7 * 10 + 25
+    assert 2 <= calls <= 4
+    assert 1 <= next_calls <= 3
 
 
 def test_several_workers_read_a_prompt_once_and_tell_of_all_that_runs(folder: Path) -> None:
