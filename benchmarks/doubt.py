@@ -107,7 +107,11 @@ class Asked:
         output = self.model.generate(
             input_ids=batch.input_ids,
             attention_mask=batch.attention_mask,
-            logits_processor=[free, AnswerEnforcer(form.answer_form, [start] * len(ids)), held],
+            logits_processor=[
+                free,
+                AnswerEnforcer(form.answer_form, [start] * len(batch.input_ids)),
+                held,
+            ],
             **generation.make_settings(form.max_new_tokens, 0.0, 1.0),
         )
         rows = generation.trim(output[:, start:], self.model.generation_config)

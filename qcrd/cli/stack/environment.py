@@ -15,7 +15,7 @@ from qcrd.cli.install_hint import format_install_command
 from qcrd.cli.stack.health import make_redis_url
 from qcrd.cli.stack.home import StackHome
 from qcrd.errors import Invalid
-from qcrd.runtime.machine import count_cores
+from qcrd.runtime.machine import count_cores, read_available_memory
 
 REQUIRED_WHEELS = {
     "supervisor": "supervisor",
@@ -33,12 +33,16 @@ WEED_SIGNING_KEYS = ("SIGNING", "SIGNING_READ", "FILER_SIGNING", "FILER_SIGNING_
 
 MAX_TEACHER_REPLICAS = 4
 """Copies share out the slots: more of them have fewer sequences each to go through a layer with."""
-TEACHER_SLOTS = 96
+MAX_TEACHER_SLOTS, MIN_TEACHER_SLOTS = 96, 16
 """Sequences of the unpacked default teacher at a time, and samples that a job asks of it at once,
-the most that it may: two copies on two cores said 137 tokens a second with 64, 153 with 96 and 155
-with 128 (measured)."""
+which 96 is the most of: two copies on two cores said 137 tokens a second with 64, 153 with 96 and
+155 with 128 (measured)."""
 TEACHER_CONTEXT = 1024
-"""Its longest sequence in tokens, as of the packed one. A token of a slot takes 46 kB."""
+"""Its longest sequence in tokens, as of the packed one."""
+SLOT_BYTES = TEACHER_CONTEXT * 46_080
+"""Of keys and values in fp32 of a slot that is full."""
+TEACHER_MEMORY_SHARE = 1 / 4
+"""Of what is free, that all slots may take."""
 UNPACKED_TEACHER = "SmolLM2-135M-Instruct"
 """What `qcrd models unpack smollm2` makes of the default teacher's file."""
 
@@ -82,7 +86,7 @@ def build_environment(
     keys = home.load_store_keys()
     own_teacher: dict[str, Any] = {"url": f"http://127.0.0.1:{ports['teacher']}"}
     if is_unpacked := not inherited.get("MODEL_ID") and _has_unpacked_teacher(home.models):
-        own_teacher["concurrency"] = TEACHER_SLOTS
+        own_teacher["concurrency"] = count_teacher_slots(read_available_memory())
     teacher = {"default": own_teacher}
     defaults = {
         "QCRD_MODELS_DIR": str(home.models),
@@ -94,7 +98,7 @@ def build_environment(
         "QCRD_GRACE_SECONDS": "3",
         "GRACEFUL_TERMINATION_TIMEOUT": "3",
         "TEACHER_REPLICAS": str(min(count_cores(), MAX_TEACHER_REPLICAS)),
-        **(_run_unpacked_teacher() if is_unpacked else {}),
+        **(_run_unpacked_teacher(own_teacher["concurrency"]) if is_unpacked else {}),
         # Without a GPU a process for each core that a job has memory for.
         "QCRD_PROCESSES": "auto",
         # With more threads than cores, waiting by spinning made training three times slower
@@ -143,12 +147,20 @@ def _has_unpacked_teacher(models: Path) -> bool:
     return (models / UNPACKED_TEACHER / "config.json").is_file()
 
 
-def _run_unpacked_teacher() -> dict[str, str]:
+def count_teacher_slots(free_bytes: int | None) -> int:
+    """Of the unpacked default teacher, where so much memory is free; None: nobody knows."""
+    if free_bytes is None:
+        return MIN_TEACHER_SLOTS
+    slots = int(free_bytes * TEACHER_MEMORY_SHARE / SLOT_BYTES)
+    return max(MIN_TEACHER_SLOTS, min(MAX_TEACHER_SLOTS, slots))
+
+
+def _run_unpacked_teacher(slots: int) -> dict[str, str]:
     """The default teacher from where it lies unpacked among the bases: of large batches torch says
     in fp32 1.7 times as much on two cores as llama.cpp of the packed file (measured)."""
     return {
         "MODEL_ID": UNPACKED_TEACHER,
-        "TEACHER_SLOTS": str(TEACHER_SLOTS),
+        "TEACHER_SLOTS": str(slots),
         "MAX_TOTAL_TOKENS": str(TEACHER_CONTEXT),
     }
 

@@ -121,9 +121,7 @@ class ContinuousBatch:
 
     def _find_longest_prefix(self, prompt: Sequence[int], adapter: str) -> tuple[int, int]:
         """The slot that shares the longest prefix with `prompt`, and that prefix's length."""
-        lengths = [
-            self._count_shared(slot, prompt, adapter) for slot in range(len(self._cached))
-        ]
+        lengths = [self._count_shared(slot, prompt, adapter) for slot in range(len(self._cached))]
         best = max(lengths)
         return (lengths.index(best), best) if best >= MIN_SHARED_PREFIX else (0, 0)
 

@@ -7,12 +7,13 @@ dynamic cache would copy all of it at every token.
 
 from __future__ import annotations
 
+import contextlib
 import math
+import mmap
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
@@ -60,13 +61,18 @@ class SlotLayer(CacheLayerMixin):
 
 
 def _zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
-    """Zeros, as masked values are still multiplied by 0. numpy allocates a CPU's pages when they
-    are first written, torch at once.
+    """Zeros, as masked values are still multiplied by 0. A CPU's pages are taken when they are
+    first written, and small ones: of large ones, which torch and numpy ask for, a slot would
+    take all that it may ever need with its first token.
     """
     if like.device.type != "cpu":
         return like.new_zeros(shape)
-    buffer = np.zeros(math.prod(shape) * like.element_size(), dtype=np.uint8)
-    return torch.from_numpy(buffer).view(like.dtype).view(shape)
+    size = math.prod(shape) * like.element_size()
+    pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        with contextlib.suppress(OSError):  # a kernel without large pages
+            pages.madvise(mmap.MADV_NOHUGEPAGE)
+    return torch.frombuffer(pages, dtype=like.dtype).view(shape)
 
 
 class CacheView(ABC):

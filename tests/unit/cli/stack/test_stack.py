@@ -8,6 +8,7 @@ import os
 import socket
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -107,6 +108,36 @@ def test_the_user_s_own_choices_win_and_strangers_are_left_out(home: StackHome) 
     default = environment.build_environment(home, PORTS, procfile.get_bundled_path(), {})
     teacher = json.loads(default["QCRD_TEACHERS"])["default"]
     assert teacher["url"] == f"http://127.0.0.1:{PORTS['teacher']}"
+
+
+def test_an_unpacked_default_teacher_runs_from_there_unless_the_user_names_another(
+    home: StackHome,
+) -> None:
+    def build(**inherited: str) -> tuple[dict[str, str], dict[str, Any]]:
+        built = environment.build_environment(
+            home, PORTS, procfile.get_bundled_path(), dict(inherited)
+        )
+        return built, json.loads(built["QCRD_TEACHERS"])["default"]
+
+    packed, teacher = build()
+    assert not {"MODEL_ID", "TEACHER_SLOTS", "MAX_TOTAL_TOKENS"} & packed.keys()
+    assert "concurrency" not in teacher
+    unpacked = home.models / environment.UNPACKED_TEACHER
+    unpacked.mkdir(parents=True)
+    (unpacked / "config.json").write_text("{}")
+    built, teacher = build()
+    assert built["MODEL_ID"] == unpacked.name
+    assert int(built["TEACHER_SLOTS"]) == teacher["concurrency"]
+    assert build(TEACHER_SLOTS="7")[0]["TEACHER_SLOTS"] == "7"
+    theirs, teacher = build(MODEL_ID="smollm2")
+    assert theirs["MODEL_ID"] == "smollm2"
+    assert "TEACHER_SLOTS" not in theirs
+    assert "concurrency" not in teacher
+
+
+def test_slots_of_the_default_teacher_leave_three_quarters_of_the_memory() -> None:
+    counts = [environment.count_teacher_slots(free and free * 2**30) for free in (None, 1, 8, 64)]
+    assert counts == [16, 16, 45, 96]
 
 
 def test_the_store_s_keys_are_made_once_and_private(home: StackHome) -> None:
