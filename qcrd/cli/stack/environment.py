@@ -157,7 +157,7 @@ def count_teacher_slots(free_bytes: int | None) -> int:
 
 def _run_unpacked_teacher(slots: int) -> dict[str, str]:
     """The default teacher from where it lies unpacked among the bases: of large batches torch says
-    in fp32 1.7 times as much on two cores as llama.cpp of the packed file (measured)."""
+    in fp32 1.5 times as much on two cores as llama.cpp of the packed file (measured)."""
     return {
         "MODEL_ID": UNPACKED_TEACHER,
         "TEACHER_SLOTS": str(slots),

@@ -12,7 +12,12 @@ import pytest
 import torch
 
 from qcrd.errors import Diverged
-from qcrd.method.batching import CALL_POSITIONS, group_by_length, iterate_batches
+from qcrd.method.batching import (
+    CALL_POSITIONS,
+    group_by_length,
+    iterate_batches,
+    split_evenly,
+)
 from qcrd.method.judge.health import auc
 from qcrd.method.judge.model import Judge, LocalJudge, train_judge
 from qcrd.method.judge.training_pairs import TrainingPair, balance_negatives, split_holdout
@@ -324,6 +329,24 @@ def test_length_groups_hold_every_row_once_within_the_bound() -> None:
     assert sorted(i for group in groups for i in group) == list(range(6))
     assert all(len(g) == 1 or len(g) * max(lengths[i] for i in g) <= 12 for g in groups)
     assert group_by_length(lengths, max_tokens=12, similar=False) == [[2, 0, 3], [4], [1], [5]]
+
+
+@pytest.mark.parametrize(
+    ("n", "multiple", "sizes"),
+    [
+        (0, 2, []),
+        (1, 2, [1]),
+        (15, 2, [15]),
+        (16, 2, [8, 8]),
+        (128, 2, [64, 64]),
+        (312, 2, [52] * 6),
+        (312, 1, [62, 62, 63, 62, 63]),
+    ],
+)
+def test_runs_are_even_and_of_few_items_one(n: int, multiple: int, sizes: list[int]) -> None:
+    runs = split_evenly(range(n), limit=64, multiple=multiple)
+    assert [len(run) for run in runs] == sizes
+    assert [i for run in runs for i in run] == list(range(n))
 
 
 @pytest.mark.parametrize("max_tokens", [1, 90, 250, 8192])
