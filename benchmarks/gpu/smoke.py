@@ -145,7 +145,7 @@ def check_one_rank(device: str) -> dict[str, Any]:
     with one_rank() as ranks:
         student = _make_llama(device)
         student.ranks = ranks
-        mesh = sharding.make_mesh(device, replicas=1, shards=1)
+        mesh = sharding.build_mesh(device, replicas=1, shards=1)
         step = OptimizerStep(student, parity.make_plan(), mesh)
         compared = parity.compare_curves(plain, parity.train_steps(step), parity.FP32_TOLERANCE)
         with tempfile.TemporaryDirectory() as folder:

@@ -25,6 +25,7 @@ def make_mesh(device_type: str, *, replicas: int, shards: int) -> DeviceMesh | N
 
 
 def build_mesh(device_type: str, *, replicas: int, shards: int) -> DeviceMesh:
+    """A mesh of all ranks, needed or not."""
     return init_device_mesh(device_type, (replicas, shards), mesh_dim_names=("replicate", "shard"))
 
 
