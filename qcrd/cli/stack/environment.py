@@ -35,14 +35,14 @@ MAX_TEACHER_REPLICAS = 4
 """Copies share out the slots: more of them have fewer sequences each to go through a layer with."""
 MAX_TEACHER_SLOTS, MIN_TEACHER_SLOTS = 96, 16
 """Sequences of the unpacked default teacher at a time, and samples that a job asks of it at once,
-which 96 is the most of: two copies on two cores said 137 tokens a second with 64, 153 with 96 and
-155 with 128 (measured)."""
+which 96 is the most of; more make hardly any difference (decision 33)."""
 TEACHER_CONTEXT = 1024
 """Its longest sequence in tokens, as of the packed one."""
 SLOT_BYTES = TEACHER_CONTEXT * 46_080
 """Of keys and values in fp32 of a slot that is full."""
 TEACHER_MEMORY_SHARE = 1 / 4
 """Of what is free, that all slots may take."""
+TEACHER_CHOICES = ("MODEL_ID", "TEACHER_UPSTREAM_URL", "TEACHER_ENGINE")
 UNPACKED_TEACHER = "SmolLM2-135M-Instruct"
 """What `qcrd models unpack smollm2` makes of the default teacher's file."""
 
@@ -85,8 +85,9 @@ def build_environment(
     it does not set. Secrets are passed in the environment, never as arguments."""
     keys = home.load_store_keys()
     own_teacher: dict[str, Any] = {"url": f"http://127.0.0.1:{ports['teacher']}"}
-    if is_unpacked := not inherited.get("MODEL_ID") and _has_unpacked_teacher(home.models):
-        own_teacher["concurrency"] = count_teacher_slots(read_available_memory())
+    unpacked_teacher = _run_unpacked_teacher(home.models, inherited)
+    if unpacked_teacher and not inherited.get("TEACHER_SLOTS"):
+        own_teacher["concurrency"] = int(unpacked_teacher["TEACHER_SLOTS"])
     teacher = {"default": own_teacher}
     defaults = {
         "QCRD_MODELS_DIR": str(home.models),
@@ -98,7 +99,7 @@ def build_environment(
         "QCRD_GRACE_SECONDS": "3",
         "GRACEFUL_TERMINATION_TIMEOUT": "3",
         "TEACHER_REPLICAS": str(min(count_cores(), MAX_TEACHER_REPLICAS)),
-        **(_run_unpacked_teacher(own_teacher["concurrency"]) if is_unpacked else {}),
+        **unpacked_teacher,
         # Without a GPU a process for each core that a job has memory for.
         "QCRD_PROCESSES": "auto",
         # With more threads than cores, waiting by spinning made training three times slower
@@ -143,10 +144,6 @@ def build_environment(
     return {**defaults, **overrides, **addresses}
 
 
-def _has_unpacked_teacher(models: Path) -> bool:
-    return (models / UNPACKED_TEACHER / "config.json").is_file()
-
-
 def count_teacher_slots(free_bytes: int | None) -> int:
     """Of the unpacked default teacher, where so much memory is free; None: nobody knows."""
     if free_bytes is None:
@@ -155,12 +152,17 @@ def count_teacher_slots(free_bytes: int | None) -> int:
     return max(MIN_TEACHER_SLOTS, min(MAX_TEACHER_SLOTS, slots))
 
 
-def _run_unpacked_teacher(slots: int) -> dict[str, str]:
+def _run_unpacked_teacher(models: Path, inherited: Mapping[str, str]) -> dict[str, str]:
     """The default teacher from where it lies unpacked among the bases: of large batches torch says
-    in fp32 1.5 times as much on two cores as llama.cpp of the packed file (measured)."""
+    more in fp32 than llama.cpp of the packed file (decision 33). Empty where it does not, or where
+    the user has chosen a model, a server or an engine."""
+    folder = Path(inherited.get("QCRD_MODELS_DIR") or models).expanduser() / UNPACKED_TEACHER
+    chosen = any(inherited.get(name) for name in TEACHER_CHOICES)
+    if chosen or not (folder / "config.json").is_file():
+        return {}
     return {
         "MODEL_ID": UNPACKED_TEACHER,
-        "TEACHER_SLOTS": str(slots),
+        "TEACHER_SLOTS": str(count_teacher_slots(read_available_memory())),
         "MAX_TOTAL_TOKENS": str(TEACHER_CONTEXT),
     }
 

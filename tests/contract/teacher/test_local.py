@@ -202,6 +202,16 @@ def test_prompts_that_wait_together_are_read_in_one_call_behind_what_they_share(
         first = await ask(engine, [end(n, 10) for n in range(8)])
         return [first, await ask(engine, [*(end(n, 10) for n in range(8, 15)), end(15, 25)])]
 
+    async def ask_apart(engine: TransformersEngine) -> tuple[int, int]:
+        """Prompts with a beginning that is too short to copy."""
+        tokens, calls = engine.prefilled_tokens, count_calls(engine)
+        requests = [ValidGenerateRequest("", (*prompt(5, 1), *end(n, 10)), 4) for n in range(8)]
+        await asyncio.gather(*(ids(engine, request) for request in requests))
+        return engine.prefilled_tokens - tokens, count_calls(engine) - calls
+
+    apart_tokens, apart_calls = run(made(folder), ask_apart)
+    assert apart_tokens == 8 * 15
+    assert 1 <= apart_calls <= 3
     (tokens, calls), (next_tokens, next_calls) = run(made(folder), work)
     assert tokens == 60 + 7 * 10
     assert next_tokens == 7 * 10 + 25

@@ -103,7 +103,7 @@ class ContinuousBatch:
         adapter = part.sequence.adapter
         source, shared = self._find_longest_prefix(part.prompt, adapter)
         if any(
-            _common_prefix_length(other.prompt, part.prompt) > shared
+            _common_prefix_length(other.prompt, part.prompt) >= max(shared + 1, MIN_SHARED_PREFIX)
             for other in joint
             if other.sequence.adapter == adapter
         ):

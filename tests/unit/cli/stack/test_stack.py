@@ -128,11 +128,19 @@ def test_an_unpacked_default_teacher_runs_from_there_unless_the_user_names_anoth
     built, teacher = build()
     assert built["MODEL_ID"] == unpacked.name
     assert int(built["TEACHER_SLOTS"]) == teacher["concurrency"]
-    assert build(TEACHER_SLOTS="7")[0]["TEACHER_SLOTS"] == "7"
-    theirs, teacher = build(MODEL_ID="smollm2")
-    assert theirs["MODEL_ID"] == "smollm2"
-    assert "TEACHER_SLOTS" not in theirs
+    fewer, teacher = build(TEACHER_SLOTS="7")
+    assert fewer["TEACHER_SLOTS"] == "7"
     assert "concurrency" not in teacher
+    for chosen in [
+        {"MODEL_ID": "smollm2"},
+        {"TEACHER_ENGINE": "gguf"},
+        {"TEACHER_UPSTREAM_URL": "http://theirs"},
+        {"QCRD_MODELS_DIR": str(home.data)},  # it does not lie there
+    ]:
+        theirs, teacher = build(**chosen)
+        assert theirs.get("MODEL_ID") == chosen.get("MODEL_ID")
+        assert "TEACHER_SLOTS" not in theirs
+        assert "concurrency" not in teacher
 
 
 def test_slots_of_the_default_teacher_leave_three_quarters_of_the_memory() -> None:
