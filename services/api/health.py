@@ -14,6 +14,7 @@ from prometheus_client import Gauge
 
 from qcrd.errors import QcrdError
 from qcrd.records.specs.spec_schema import read_spec_schema
+from qcrd.runtime.daemon_call import start_daemon_call
 from services.api.dependencies import Gateway, GatewayDep, inject
 
 router = APIRouter(tags=["health"])
@@ -51,9 +52,7 @@ class ReadinessNote:
         with self._lock:
             if (asked := self._asked.get(name)) is not None and not asked.done():
                 return asked
-            answer = self._asked[name] = Future[object]()
-        # Not one of a pool, which a process that ends would wait for.
-        threading.Thread(target=_answer, args=(answer, check), daemon=True).start()
+            answer = self._asked[name] = start_daemon_call(check)
         return answer
 
     def _describe(self, answer: Future[object]) -> str:
@@ -65,13 +64,6 @@ class ReadinessNote:
         if isinstance(error, QcrdError):
             return error.message
         raise error
-
-
-def _answer(answer: Future[object], check: Callable[[], object]) -> None:
-    try:
-        answer.set_result(check())
-    except Exception as error:
-        answer.set_exception(error)
 
 
 ReadinessDep = Annotated[ReadinessNote, inject(ReadinessNote)]

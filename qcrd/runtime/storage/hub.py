@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import httpx2
 
 from qcrd.errors import NotFound, QcrdError, Transient
+from qcrd.runtime.daemon_call import start_daemon_call
 
 MAX_REASON_CHARS = 200
 MAX_LOOKUPS = 16
@@ -95,17 +96,8 @@ def call_within(seconds: float, call: Callable[[], ResultT]) -> ResultT:
     drips is in time. What is late goes on in a thread of its own, of which there are not many."""
     if not _lookups.acquire(blocking=False):
         raise make_unreachable_error(f"{MAX_LOOKUPS} look-ups are waiting for it already")
-    outcome: Future[ResultT] = Future()
-
-    def run() -> None:
-        try:
-            outcome.set_result(call())
-        except Exception as error:  # whoever waits for it raises it
-            outcome.set_exception(error)
-        finally:
-            _lookups.release()
-
-    threading.Thread(target=run, name="hub", daemon=True).start()
+    outcome = start_daemon_call(call, name="hub")
+    outcome.add_done_callback(lambda _: _lookups.release())
     if not wait([outcome], timeout=seconds).done:
         raise make_unreachable_error(f"no whole answer within {seconds:.0f} s")
     return outcome.result()

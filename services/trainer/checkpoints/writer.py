@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextvars
-import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 
 from qcrd.method.training.checkpoint import TrainerState, copy_moments
+from qcrd.runtime.daemon_call import start_daemon_call
 from services.trainer.checkpoints.store import CheckpointStore
 
 MAX_COST_SHARE = 0.05
@@ -19,7 +19,7 @@ class CheckpointWriter:
     """Saves states of one student; `on_saved` gets what `CheckpointStore.save` returned.
 
     A state is copied at once and written by a thread; what goes wrong there is raised at the next
-    call. As a context manager it ends with its last state written.
+    call.
     """
 
     def __init__(
@@ -28,13 +28,12 @@ class CheckpointWriter:
         self._checkpoints = checkpoints
         self._method = method
         self._on_saved = on_saved
-        self._thread: threading.Thread | None = None
-        self._error: Exception | None = None
+        self._saving: Future[None] | None = None
         self._saved_at, self._stood_still = time.monotonic(), 0.0
 
     def is_due(self) -> bool:
         """Whether the last state is old enough for another; never while one is being written."""
-        if self._thread is not None and self._thread.is_alive():
+        if self._saving is not None and not self._saving.done():
             return False
         interval = max(self._checkpoints.interval_seconds, self._stood_still / MAX_COST_SHARE)
         return time.monotonic() - self._saved_at >= interval
@@ -43,24 +42,15 @@ class CheckpointWriter:
         self.wait()
         started = time.monotonic()
         copied = copy_moments(state)
-        run = contextvars.copy_context().run
-        self._thread = threading.Thread(target=run, args=(self._write, copied), daemon=True)
-        self._thread.start()
+        self._saving = start_daemon_call(lambda: self._write(copied))
         self._saved_at = time.monotonic()
         self._stood_still = self._saved_at - started
 
     def wait(self) -> None:
         """Until the last state is written."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-        if (error := self._error) is not None:
-            self._error = None
-            raise error
+        saving, self._saving = self._saving, None
+        if saving is not None:
+            saving.result()
 
     def _write(self, state: TrainerState) -> None:
-        try:
-            self._on_saved(self._checkpoints.save(self._method, state))
-        # The boundary of the thread: whatever it is, it is raised where the training sees it.
-        except Exception as error:
-            self._error = error
+        self._on_saved(self._checkpoints.save(self._method, state))
