@@ -78,7 +78,7 @@ def unpack_gguf(
     if (folder / "config.json").exists():
         print_note(f"{folder} is there")
         return
-    print_note(f"unpacking {name}: about a minute, once")
+    print_note(f"unpacking {name}: half a minute at most, once")
     command = [sys.executable, "-m", "qcrd.method.student.gguf_base", str(path), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -10,9 +10,13 @@ import argparse
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import gguf
 import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -21,10 +25,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 def unpack_gguf(path: Path, target: Path) -> None:
     """Write `target` with the weights of `path` in 16 bits, the tokenizer and the chat template.
     All of the folder is there, or none of it."""
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        path.parent, gguf_file=path.name, dtype=torch.float32
-    )
-    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    with _parsed_once():
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            path.parent, gguf_file=path.name, dtype=torch.float32
+        )
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     shared = set(getattr(model, "all_tied_weights_keys", None) or ())
     weights = {
         name: weight.to(torch.float16).contiguous()
@@ -47,6 +52,20 @@ def unpack_gguf(path: Path, target: Path) -> None:
         (folder / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True))
         tokenizer.save_pretrained(folder)
         os.replace(folder, target)
+
+
+@contextmanager
+def _parsed_once() -> Iterator[None]:
+    """transformers parses the file for the config, the weights and the tokenizer, each time all of
+    its vocabulary, and makes the table of names again for each module: half of the time."""
+    originals = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
+    try:
+        for name, original in originals.items():
+            setattr(gguf, name, cache(original))
+        yield
+    finally:
+        for name, original in originals.items():
+            setattr(gguf, name, original)
 
 
 def main() -> None:

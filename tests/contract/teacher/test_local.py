@@ -548,7 +548,7 @@ def test_slots_of_the_cache_are_copied_swapped_and_seen_as_far_as_asked() -> Non
     assert keys[:, 0].tolist() == [[[0, 0], [7, 8], [9, 10]], [[11, 12], [0, 0], [0, 0]]]
     cache.copy(1, 0, 1, 2)
     cache.copy(1, 0, 0, 1)
-    cache.swap(0, 2, 4)
+    cache.swap(0, 2, 0, 4)
     cache.copy(2, 0, 0, 4)
     cache.set_view(NextColumn([2, 3]))
     keys, values = cache.update(torch.full((2, 1, 1, 2), 9.0), torch.full((2, 1, 1, 2), 9.0), 0)

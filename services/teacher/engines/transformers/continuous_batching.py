@@ -196,15 +196,20 @@ class ContinuousBatch:
         for slot in sorted(removed, reverse=True):
             last = len(self.sequences) - 1
             if slot != last:
-                columns = max(len(self._cached[slot].tokens), len(self._cached[last].tokens))
-                self._cache.swap(slot, last, columns)
-                self._cached[slot], self._cached[last] = self._cached[last], self._cached[slot]
+                self._swap(slot, last)
                 self.sequences[slot], order[slot] = self.sequences[last], order[last]
             self.sequences.pop()
             order.pop()
         if removed:
             self._batch_metrics.record_reshape("filter", "decode", time.perf_counter() - started)
         return order
+
+    def _swap(self, slot: int, other: int) -> None:
+        """Exchange two slots. What both begin with is the same in both, and stays."""
+        one, two = self._cached[slot], self._cached[other]
+        shared = self._count_shared(slot, two.tokens, two.adapter)
+        self._cache.swap(slot, other, shared, max(len(one.tokens), len(two.tokens)))
+        self._cached[slot], self._cached[other] = two, one
 
     def reset(self) -> None:
         """Drop all sequences, after a call of the model that failed midway."""

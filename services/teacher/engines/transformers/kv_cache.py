@@ -137,12 +137,12 @@ class SlotCache(Cache):
         for buffer in self._buffers():
             buffer[target, :, start:end] = buffer[source, :, start:end]
 
-    def swap(self, one: int, other: int, columns: int) -> None:
-        """Exchange the first `columns` columns of two slots."""
+    def swap(self, one: int, other: int, start: int, end: int) -> None:
+        """Exchange the columns from `start` to `end` of two slots."""
         for buffer in self._buffers():
-            saved = buffer[one, :, :columns].clone()
-            buffer[one, :, :columns] = buffer[other, :, :columns]
-            buffer[other, :, :columns] = saved
+            saved = buffer[one, :, start:end].clone()
+            buffer[one, :, start:end] = buffer[other, :, start:end]
+            buffer[other, :, start:end] = saved
 
     def _buffers(self) -> list[Tensor]:
         both = [buffer for layer in self._slot_layers for buffer in (layer.keys, layer.values)]

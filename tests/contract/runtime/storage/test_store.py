@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import threading
+import tracemalloc
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO, cast
@@ -15,7 +16,7 @@ from qcrd.records.rationales import Question
 from qcrd.runtime.settings import StoreSettings
 from qcrd.runtime.storage.credentials import STORE_REFUSES
 from qcrd.runtime.storage.json_lines import read_lines, read_lines_at, write_lines
-from qcrd.runtime.storage.s3 import S3Store, make_client
+from qcrd.runtime.storage.s3 import PART_BYTES, S3Store, make_client
 from qcrd.runtime.storage.store import Store, read_object, read_record, write_record
 
 QUESTIONS = [Question(id=f"q-{n}", text=f"Wie viel ist {n} + ½?", label=str(n)) for n in range(500)]
@@ -56,6 +57,22 @@ def test_a_stream_of_unknown_length_is_stored_to_its_end(store: Store, size: int
 def test_a_stream_of_known_length(store: Store) -> None:
     store.put("a", io.BytesIO(b"0123456789"), length=10)
     assert read_object(store, "a") == b"0123456789"
+
+
+def test_a_large_object_goes_up_in_parts_of_which_few_are_in_memory(
+    s3_settings: StoreSettings,
+) -> None:
+    store, size = S3Store(s3_settings), 30 * PART_BYTES
+    store.put("small", b"x")  # what is made once
+    tracemalloc.start()
+    try:
+        store.put("large", cast(BinaryIO, io.BufferedReader(Unseekable(size))), length=size)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 3 * 4 * PART_BYTES, "three parts at once, of each the client's four copies"
+    with store.open("large") as body:
+        assert sum(len(block) for block in iter(lambda: body.read(2**20), b"")) == size
 
 
 def test_an_object_can_be_left_half_read(store: Store) -> None:
