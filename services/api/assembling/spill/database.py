@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from qcrd.errors import Transient
 
-CACHE_KIB = 16 * 1024
+CACHE_KIB = 4 * 1024
 """Pages in memory, whatever the size of the file."""
 SCHEMA = """
 CREATE TABLE question (
