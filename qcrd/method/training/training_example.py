@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from qcrd.method.student.targets import Target, joined_target, reasoned_target
@@ -9,7 +10,7 @@ from qcrd.method.training.objectives import Objective
 from qcrd.records.rationales import Rationale
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TrainingExample:
     """One question to train the student on. `text` is the question with its options; `is_sure`:
     another answer than `gold` is wrong, which a vote that is not clear does not say to a student
@@ -19,8 +20,8 @@ class TrainingExample:
     text: str
     label: str
     gold: str
-    positives: tuple[Rationale, ...] = ()
-    negatives: tuple[Rationale, ...] = ()
+    positives: Sequence[Rationale] = ()
+    negatives: Sequence[Rationale] = ()
     choices: tuple[str, ...] = ()
     is_sure: bool = True
 

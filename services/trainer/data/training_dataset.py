@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from qcrd.errors import Invalid
+from qcrd.method.packed_rationales import PackedRationales
 from qcrd.method.prompts import format_question
 from qcrd.method.training.training_example import TrainingExample
-from qcrd.records.rationale_annotations import Revision
+from qcrd.records.rationale_annotations import Correction, Revision
 from qcrd.records.rationales import (
     Question,
     Rationale,
@@ -24,6 +26,8 @@ from qcrd.runtime.storage import rationale_edits
 from qcrd.runtime.storage.json_lines import read_lines
 from qcrd.runtime.storage.store import Store, read_record
 
+_HeldOut = tuple[Question, str, str, str | None, Sequence[Rationale]]
+"""A question to validate on, as the columns of `LabeledQuestions` have it."""
 MIN_CLEAR_VOTES, MIN_CLEAR_SHARE = 3, 0.8
 """Of a vote that says of another answer that it is wrong."""
 
@@ -37,7 +41,7 @@ class LabeledQuestions:
     golds: tuple[str, ...]
     labels: tuple[str, ...]
     votes: tuple[str | None, ...] = ()
-    rationales: tuple[tuple[Rationale, ...], ...] = ()
+    rationales: tuple[Sequence[Rationale], ...] = ()
     """The teacher's, of both sides; empty where it was not asked these questions."""
 
 
@@ -69,47 +73,61 @@ def load_dataset(
     """Read the set with the edits of `revision`, by default none. `Invalid` when it leaves nothing
     to train or validate on, or was assembled for another training file."""
     revision = revision or rationale_edits.make_revision({})
-    corrections = rationale_edits.fold_edits(revision.edits)
     manifest = read_record(store, keys.rationale_manifest_key(set_id), RationaleManifest)
     _check_training_file(manifest, spec)
-    items = [
-        rationale_edits.apply_corrections(item, corrections)
-        for key in manifest.shards
-        for item in read_lines(store, key, RationaleItem)
-    ]
-    usable = [item for item in items if item.label is not None and _gold_or_vote(item) is not None]
-    test = tuple(read_lines(store, manifest.test, TestItem)) if manifest.test else ()
+    usable = partial(_iter_usable, store, manifest, rationale_edits.fold_edits(revision.edits))
+    held_out: Collection[int] = ()
+    if not manifest.validation:
+        n_usable = sum(1 for _ in usable())
+        holdout_size = spec.settings.hyperparameters.get_holdout_size(n_usable)
+        held_out = _draw_validation(n_usable, holdout_size, spec.seed)
+    examples, questions, held = list[TrainingExample](), list[Question](), list[_HeldOut]()
+    contradicting = 0
+    for place, item in enumerate(usable()):
+        if place in held_out:
+            held.append(_hold_out(item))
+            continue
+        example = make_example(item, spec.settings)
+        contradicting += len(item.positives) - len(example.positives)
+        examples.append(example)
+        questions.append(item.question)
     if manifest.validation:
-        validation_items = list(read_lines(store, manifest.validation, TestItem))
-        validation = LabeledQuestions(
-            tuple(item.question for item in validation_items),
-            tuple(item.gold for item in validation_items),
-            tuple(item.question.label or item.gold for item in validation_items),
-            tuple(item.teacher_answer for item in validation_items),
-        )
-    else:
-        holdout_size = spec.settings.hyperparameters.get_holdout_size(len(usable))
-        usable, validation_rationales = _split_validation(usable, holdout_size, spec.seed)
-        validation = LabeledQuestions(
-            tuple(item.question for item in validation_rationales),
-            tuple(_gold_or_vote(item) or "" for item in validation_rationales),
-            tuple(item.label or "" for item in validation_rationales),
-            tuple(item.vote.answer for item in validation_rationales),
-            tuple((*item.positives, *item.negatives) for item in validation_rationales),
-        )
-    if not usable or not validation.questions:
+        held = [
+            (item.question, item.gold, item.question.label or item.gold, item.teacher_answer, ())
+            for item in read_lines(store, manifest.validation, TestItem)
+        ]
+    if not examples or not held:
         raise Invalid(
-            f"the training file leaves {len(usable)} questions to train and "
-            f"{len(validation.questions)} to validate on; give it more lines with labels",
+            f"the training file leaves {len(examples)} questions to train and "
+            f"{len(held)} to validate on; give it more lines with labels",
             param="training_file",
         )
-    settings = spec.settings
-    examples = tuple(make_example(item, settings) for item in usable)
-    questions = tuple(item.question for item in usable)
-    contradicting = sum(len(item.positives) for item in usable) - sum(
-        len(example.positives) for example in examples
+    return TrainingDataset(
+        manifest,
+        tuple(examples),
+        tuple(questions),
+        LabeledQuestions(*zip(*held, strict=True)),
+        tuple(read_lines(store, manifest.test, TestItem)) if manifest.test else (),
+        revision,
+        contradicting,
     )
-    return TrainingDataset(manifest, examples, questions, validation, test, revision, contradicting)
+
+
+def _iter_usable(
+    store: Store, manifest: RationaleManifest, corrections: Mapping[str, Correction]
+) -> Iterator[RationaleItem]:
+    """The items that have something to be trained on, as they are after their edits."""
+    for key in manifest.shards:
+        for item in read_lines(store, key, RationaleItem):
+            corrected = rationale_edits.apply_corrections(item, corrections)
+            if corrected.label is not None and _gold_or_vote(corrected) is not None:
+                yield corrected
+
+
+def _hold_out(item: RationaleItem) -> _HeldOut:
+    gold = _gold_or_vote(item) or ""
+    rationales = PackedRationales((*item.positives, *item.negatives))
+    return item.question, gold, item.label or "", item.vote.answer, rationales
 
 
 def _check_training_file(manifest: RationaleManifest, spec: JobSpec) -> None:
@@ -138,8 +156,8 @@ def make_example(item: RationaleItem, settings: MethodSpec) -> TrainingExample:
         text=format_question(settings.task, item.question),
         label=item.label or "",
         gold=right or "",
-        positives=positives,
-        negatives=item.negatives,
+        positives=PackedRationales(positives),
+        negatives=PackedRationales(item.negatives),
         choices=item.question.choices,
         is_sure=answers_apart or not is_voted or _is_clear(item.vote),
     )
@@ -157,11 +175,8 @@ def _gold_or_vote(item: RationaleItem) -> str | None:
     return item.gold if item.gold is not None else item.vote.answer
 
 
-def _split_validation(
-    items: Sequence[RationaleItem], size: int, seed: int
-) -> tuple[list[RationaleItem], list[RationaleItem]]:
-    order = list(range(len(items)))
+def _draw_validation(count: int, size: int, seed: int) -> Collection[int]:
+    """The places of the items to validate on, among `count`."""
+    order = list(range(count))
     random.Random(f"{seed}/validation").shuffle(order)
-    validation_indices = set(order[:size])
-    train = [item for index, item in enumerate(items) if index not in validation_indices]
-    return train, [items[index] for index in sorted(validation_indices)]
+    return frozenset(order[:size])

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import islice
 
 from qcrd.method.answers import canonical, parse_output
 from qcrd.method.training.training_example import TrainingExample
@@ -59,7 +60,7 @@ class SampleFilter:
         self._wrong_only = reasons or spec.negatives.filter == "wrong_only"
         self._keeps_right = self._wrong_only and spec.negatives.keep_right
         self._repeats_count = spec.positives.source == "teacher"
-        positives = [(e, r) for e in examples for r in e.positives[:1]][:MAX_PROBED]
+        positives = list(islice(((e, r) for e in examples for r in e.positives[:1]), MAX_PROBED))
         read = sum(self._read(e, r.text)[1] is not None for e, r in positives)
         self.answers_expected = reasons or 2 * read > len(positives)
 
@@ -87,7 +88,7 @@ class SampleFilter:
         and those end in no answer to go by."""
         return self._wrong_only and not self.answers_expected
 
-    def keep_own(self, example: TrainingExample) -> tuple[Rationale, ...]:
+    def keep_own(self, example: TrainingExample) -> Sequence[Rationale]:
         """The example's own negatives that are some: a teacher's minority may be right."""
         if not self._wrong_only:
             return example.negatives

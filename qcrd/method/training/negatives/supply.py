@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from qcrd.method import losses
+from qcrd.method.packed_rationales import PackedRationales
 from qcrd.method.student.base import Student, Weights
 from qcrd.method.training.negatives.controls import take_from_other_questions
 from qcrd.method.training.negatives.metrics import describe_samples, score_pairs
@@ -126,7 +127,10 @@ class NegativeSupply:
             right, wrong = self.split(example, samples)
             own = self._filter.keep_own(example) if keeps_own else ()
             taught = example.positives if is_taught else ()
-            attached.append(replace(example, positives=taught + right, negatives=own + wrong))
+            if right:
+                taught = PackedRationales((*taught, *right))
+            negatives = PackedRationales((*own, *wrong))
+            attached.append(replace(example, positives=taught, negatives=negatives))
         return attached
 
     def split(
