@@ -6,8 +6,13 @@ import asyncio
 import importlib.util
 import json
 import math
+import multiprocessing
+import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -41,9 +46,12 @@ from services.teacher.engines.base import (
 from services.teacher.engines.factory import build_engine, parse_adapters
 from services.teacher.engines.transformers.engine import TransformersEngine
 from services.teacher.engines.transformers.kv_cache import NextColumn, NextColumns, SlotCache
-from services.teacher.engines.transformers.weights import load_model
-from services.teacher.engines.transformers.worker import can_run_at_once
-from services.teacher.errors import InputValidationError, MissingTemplateVariable, TemplateFailed
+from services.teacher.errors import (
+    GenerationFailed,
+    InputValidationError,
+    MissingTemplateVariable,
+    TemplateFailed,
+)
 from services.teacher.settings import EngineSettings
 from tests.conftest import unavailable
 from tests.contract.teacher.test_engines import byte_tokenizer, save
@@ -98,7 +106,7 @@ def test_requests_that_join_and_leave_answer_as_if_alone(
     folder: Path, replicas: int, together: int
 ) -> None:
     """Twenty-four requests of mixed lengths through eight slots, arriving while others run; the
-    slots of one worker, or of three that share the weights."""
+    slots of one worker, or of three, two of them processes."""
     net = LlamaForCausalLM.from_pretrained(folder)
     rng = Random(1)
     asked = [(prompt(rng.randint(1, 60), n), rng.randint(1, 30)) for n in range(24)]
@@ -240,17 +248,113 @@ def test_several_workers_read_a_prompt_once_and_tell_of_all_that_runs(folder: Pa
     assert most == 8
 
 
-def test_adapters_and_encoder_decoders_have_one_worker(folder: Path, tmp_path: Path) -> None:
-    async def slots(engine: TransformersEngine) -> int:
-        gathered = (ids(engine, ValidGenerateRequest("", prompt(9, n), 9)) for n in range(6))
-        await asyncio.gather(*gathered)
-        return engine.largest_batch
+def test_adapters_and_encoder_decoders_have_several_workers_too(
+    folder: Path, tmp_path: Path
+) -> None:
+    async def work(engine: TransformersEngine) -> tuple[list[list[int]], int]:
+        requests = [
+            ValidGenerateRequest("", prompt(9, n), 9, adapter_id=adapter_id)
+            for n, adapter_id in enumerate([None, "louder", "louder", None, "louder", None])
+        ]
+        got = await asyncio.gather(*(ids(engine, request) for request in requests))
+        return got, engine.largest_batch
 
     adapter = tmp_path / "adapter"
-    net = LlamaForCausalLM.from_pretrained(folder)
-    get_peft_model(net, LoraConfig(target_modules=["q_proj"])).save_pretrained(adapter)
-    assert run(made(folder, teacher_replicas=4, lora_adapters=str(adapter)), slots) == 6
-    assert run(made(save(tmp_path, "t5"), teacher_replicas=4), slots) == 6
+    net = get_peft_model(
+        LlamaForCausalLM.from_pretrained(folder), LoraConfig(target_modules=["q_proj"])
+    )
+    torch.nn.init.normal_(
+        net.get_parameter(next(n for n, _ in net.named_parameters() if "lora_B" in n))
+    )
+    net.save_pretrained(adapter)
+    for place, more in (
+        (folder, {"lora_adapters": f"louder={adapter}"}),
+        (save(tmp_path, "t5"), {}),
+    ):
+        (alone, together), (shared, most) = (
+            run(made(place, teacher_replicas=replicas, **more), work) for replicas in (1, 4)
+        )
+        assert shared == alone
+        assert (together, most) == (6, 2)
+
+
+def test_a_process_scores_prompts_and_drops_what_nobody_reads(folder: Path) -> None:
+    """One of the two workers is busy, so that the other one, a process, is asked."""
+
+    async def work(engine: TransformersEngine) -> list[float | None]:
+        busy = engine.submit(ValidGenerateRequest("busy", prompt(9, 1), 80))
+        await anext(busy)
+        left = engine.submit(ValidGenerateRequest("left", prompt(9, 2), 80))
+        await anext(left)
+        await left.aclose()
+        scored = await engine.score_prompt(ValidGenerateRequest("scored", prompt(30, 3), 1))
+        await wait_for_size(engine, 1)
+        await busy.aclose()
+        await wait_for_size(engine, 0)
+        return [token.logprob for token in scored]
+
+    async def wait_for_size(engine: TransformersEngine, size: int) -> None:
+        while engine.batch_metrics.registry.get_sample_value("tgi_batch_current_size") != size:
+            await asyncio.sleep(0.01)
+
+    async def score(engine: TransformersEngine) -> list[float | None]:
+        scored = await engine.score_prompt(ValidGenerateRequest("", prompt(30, 3), 1))
+        return [token.logprob for token in scored]
+
+    expected = run(made(folder), score)
+    got = run(made(folder, teacher_replicas=2), lambda e: asyncio.wait_for(work(e), 60))
+    assert got[0] is None
+    assert got[1:] == pytest.approx(expected[1:], abs=1e-4)
+
+
+def test_a_copy_that_dies_fails_its_requests_and_stops_the_server(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped: list[tuple[int, int]] = []
+
+    async def work(engine: TransformersEngine) -> list[int]:
+        kept = engine.submit(ValidGenerateRequest("kept", prompt(9, 1), 40))
+        first = await anext(kept)
+        lost = engine.submit(ValidGenerateRequest("lost", prompt(9, 2), 80))
+        await anext(lost)
+        (child,) = multiprocessing.active_children()
+        assert child.pid is not None
+        os.kill(child.pid, signal.SIGKILL)
+        monkeypatch.setattr(os, "kill", lambda *args: stopped.append(args))
+        with pytest.raises(GenerationFailed, match=r"has died \(exit code -9\)"):
+            async for _ in lost:
+                pass
+        late = (ids(engine, ValidGenerateRequest(f"late {n}", prompt(9, n), 9)) for n in range(8))
+        ends = await asyncio.gather(*late, return_exceptions=True)
+        assert any("has died" in str(end) for end in ends if isinstance(end, GenerationFailed))
+        return [first.id, *[token.id async for token in kept]]
+
+    expected = run(made(folder), lambda e: ids(e, ValidGenerateRequest("", prompt(9, 1), 40)))
+    got = run(made(folder, teacher_replicas=2), lambda e: asyncio.wait_for(work(e), 60))
+    assert got == expected
+    assert stopped == [(os.getpid(), signal.SIGTERM)]
+
+
+def test_copies_end_with_a_server_that_is_killed(folder: Path) -> None:
+    script = f"""
+import asyncio, multiprocessing
+from services.teacher.engines.factory import build_engine
+from services.teacher.settings import EngineSettings
+async def main():
+    await build_engine(EngineSettings(model_id={str(folder)!r}, teacher_replicas=3)).start()
+    print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+    await asyncio.sleep(60)
+asyncio.run(main())
+"""
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as server:
+        assert server.stdout is not None
+        children = [int(pid) for pid in server.stdout.readline().split()]
+        server.kill()
+    assert len(children) == 2
+    deadline = time.monotonic() + 30
+    while any(Path(f"/proc/{pid}").exists() for pid in children):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_the_token_budget_bounds_what_runs_together(folder: Path) -> None:
@@ -522,14 +626,6 @@ def test_a_hub_id_is_fetched_at_its_revision_and_told(
 
     assert run(made("someone/model", revision="v2"), told) == commit
     assert asked == [("someone/model", "v2")]
-
-
-def test_models_whose_rotation_follows_a_length_have_one_worker(folder: Path) -> None:
-    model = load_model(folder)
-    assert can_run_at_once(model)
-    for kind in ("dynamic", "longrope"):
-        model.net.model.rotary_emb.rope_type = kind
-        assert not can_run_at_once(model)
 
 
 def test_adapters_are_named_or_their_own_name() -> None:

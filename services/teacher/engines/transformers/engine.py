@@ -1,14 +1,16 @@
-"""transformers models from a folder or a .gguf file, on one worker thread or several.
+"""transformers models from a folder or a .gguf file, in one worker or several.
 
 Requests join and leave between two tokens: decoder-only models over one cache
 (`ContinuousBatch`), encoder-decoders and models with another kind of cache as batches side by side
-(`StaticBatches`). Workers share the weights and have a cache each.
+(`StaticBatches`). The first worker is a thread and the others are processes; they share the weights
+and have a cache each.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,15 +23,16 @@ from services.teacher.engines.base import (
     Token,
     ValidGenerateRequest,
 )
-from services.teacher.engines.copies import choose_copy
+from services.teacher.engines.copies import choose_copy, share_slots
 from services.teacher.errors import GenerationFailed, MissingTemplateVariable, TemplateFailed
 from services.teacher.metrics.batches import BatchMetrics
 
 if TYPE_CHECKING:
     from services.teacher.engines.transformers.continuous_batching import ContinuousBatch
+    from services.teacher.engines.transformers.request_stream import Worker
     from services.teacher.engines.transformers.static_batching import StaticBatches
     from services.teacher.engines.transformers.weights import LoadedModel, Precision
-    from services.teacher.engines.transformers.worker import EngineWorker
+    from services.teacher.engines.transformers.worker import BatchLimits, WorkerThread
 
 # A sequence without a stated limit; the longest context that still fits most small machines.
 DEFAULT_CONTEXT = 2048
@@ -39,7 +42,7 @@ class TransformersEngine:
     """`max_batch_total_tokens`: tokens of prompt and output that all running requests may reach
     together. `prefill`: prompt tokens read between two steps of the running requests. `device`: by
     default the GPU if there is one. `replicas`: workers that share out `slots` on a CPU, each with
-    `threads`; a model that runs in static batches, or with adapters, has one.
+    `threads`; an accelerator has one.
     """
 
     def __init__(
@@ -68,7 +71,8 @@ class TransformersEngine:
         )
         self._limits = (max_input_tokens, max_total_tokens)
         self._model: LoadedModel | None = None
-        self._workers: list[EngineWorker] = []
+        self._first: WorkerThread | None = None
+        self._workers: list[Worker] = []
         self._info: EngineInfo | None = None
         self.batch_metrics = BatchMetrics()
 
@@ -80,7 +84,7 @@ class TransformersEngine:
     @property
     def prefilled_tokens(self) -> int:
         """Prompt tokens that went through the model; those copied from other slots did not."""
-        return sum(worker.batch.prefilled_tokens for worker in self._workers)
+        return sum(worker.prefilled_tokens for worker in self._workers)
 
     @property
     def largest_batch(self) -> int:
@@ -90,12 +94,13 @@ class TransformersEngine:
     @property
     def batch(self) -> ContinuousBatch | StaticBatches:
         """The sequences that the first worker runs now, once the engine has started."""
-        return self._workers[0].batch
+        assert self._first is not None
+        return self._first.batch
 
     async def start(self) -> None:
         await asyncio.to_thread(self._load)
         for worker in self._workers:
-            worker.thread.start()
+            worker.start()
 
     async def tokenize(
         self, text: str, *, add_special_tokens: bool = True
@@ -106,7 +111,7 @@ class TransformersEngine:
         return await asyncio.to_thread(self._apply_chat_template, conversation)
 
     async def score_prompt(self, request: ValidGenerateRequest) -> Sequence[Token]:
-        from services.teacher.engines.transformers.worker import ScoringRequest
+        from services.teacher.engines.transformers.request_stream import ScoringRequest
 
         assert self._model is not None
         if self._model.seq2seq:
@@ -114,7 +119,7 @@ class TransformersEngine:
         scoring = ScoringRequest(request)
         worker = choose_copy(self._workers, request.prompt)
         with worker.track_request(request.prompt):
-            worker.incoming.put(scoring)
+            worker.submit(scoring)
             return await asyncio.wrap_future(scoring.result)
 
     async def check_grammar(self, grammar: Grammar) -> None:
@@ -123,34 +128,31 @@ class TransformersEngine:
         await asyncio.to_thread(grammars.check_grammar, grammar)
 
     async def submit(self, request: ValidGenerateRequest) -> AsyncGenerator[Token, None]:
-        from services.teacher.engines.transformers.worker import RequestStream
+        from services.teacher.engines.transformers.request_stream import RequestStream
 
         stream = RequestStream(request, asyncio.get_running_loop())
         worker = choose_copy(self._workers, request.prompt)
         with worker.track_request(request.prompt):
-            worker.incoming.put(stream)
+            worker.submit(stream)
             try:
                 while (item := await stream.inbox.get()) is not None:
                     if isinstance(item, Exception):
                         raise GenerationFailed(str(item)) from item
                     yield item
             finally:
-                stream.closed.set()
+                worker.cancel(stream)
 
     async def close(self) -> None:
-        running = [worker for worker in self._workers if worker.thread.is_alive()]
-        for worker in running:
-            worker.incoming.put(None)
-        for worker in running:
-            await asyncio.to_thread(worker.thread.join)
+        await asyncio.gather(*(asyncio.to_thread(worker.close) for worker in self._workers))
 
     def _load(self) -> None:
         import torch
 
         from services.teacher.engines.transformers import weights
-        from services.teacher.engines.transformers.worker import BatchLimits, make_workers
+        from services.teacher.engines.transformers.worker import BatchLimits
 
-        torch.set_num_threads(self._threads)
+        # A process that is forked when there are threads of OpenMP waits for them for ever.
+        torch.set_num_threads(1)
         model = weights.load_model(
             self._path, precision=self._precision, adapters=self._adapters, device=self._device
         )
@@ -165,13 +167,14 @@ class TransformersEngine:
         )
         self.batch_metrics.set_capacity(limits.max_batch_total_tokens)
         self._model = model
-        self._workers = make_workers(model, limits, self.batch_metrics, self._replicas)
+        self._make_workers(model, limits)
+        torch.set_num_threads(self._threads)
         self._info = EngineInfo(
             self._model_id,
             "local",
             max_input_tokens or min(model.max_positions, total - 1),
             total,
-            supports_grammar=self._workers[0].grammar_tokenizer is not None,
+            supports_grammar=self._first is not None and self._first.takes_grammars,
             adapters=model.adapters,
             # The hub's cache names a snapshot's folder by its commit.
             model_sha=self._path.name if self._path.parent.name == "snapshots" else None,
@@ -180,6 +183,25 @@ class TransformersEngine:
             max_choices=self._slots,
             max_output_tokens=model.max_output_positions,
         )
+
+    def _make_workers(self, model: LoadedModel, limits: BatchLimits) -> None:
+        """As many as there are replicas, sharing out the limits; an accelerator takes one batch at
+        a time, however many wait for it."""
+        from services.teacher.engines.transformers.worker import WorkerThread
+        from services.teacher.engines.transformers.worker_process import fork_workers
+
+        replicas = self._replicas if model.net.device.type == "cpu" else 1
+        own, *others = [
+            replace(
+                limits,
+                slots=slots,
+                max_batch_total_tokens=limits.max_batch_total_tokens * slots // limits.slots,
+            )
+            for slots in share_slots(limits.slots, replicas)
+        ]
+        forked = fork_workers(model, others, self.batch_metrics, threads=self._threads)
+        self._first = WorkerThread(model, own, self.batch_metrics)
+        self._workers = [self._first, *forked]
 
     def _tokenize(self, text: str, add_special_tokens: bool) -> list[SimpleToken]:
         assert self._model is not None

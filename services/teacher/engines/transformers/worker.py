@@ -1,23 +1,19 @@
-"""A thread of the local engine: it admits requests and sends their tokens to the event loop.
+"""A thread of the local engine: it admits requests and sends their tokens on.
 
 Requests are taken first come, first served, as many as slots and the token budget allow. Tokens
-cross to the event loop once per step.
+are delivered once per step.
 """
 
 from __future__ import annotations
 
-import asyncio
 import queue
 import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass
 
-from services.teacher.engines.base import Token, ValidGenerateRequest
-from services.teacher.engines.copies import Copy, share_slots
+from services.teacher.engines.base import ValidGenerateRequest
 from services.teacher.engines.transformers.continuous_batching import (
     ContinuousBatch,
     supports_continuous_batching,
@@ -27,6 +23,14 @@ from services.teacher.engines.transformers.grammar_mask import (
     GrammarMatcher,
     TokenMatcher,
     build_grammar_tokenizer,
+)
+from services.teacher.engines.transformers.request_stream import (
+    Deliver,
+    RequestStream,
+    ScoringRequest,
+    StreamItem,
+    Worker,
+    deliver_to_loops,
 )
 from services.teacher.engines.transformers.sequence import (
     SequenceState,
@@ -43,35 +47,6 @@ from services.teacher.metrics.batches import BatchMetrics
 BATCH_WAIT_SECONDS = 0.01
 MAX_JOINT_PROMPTS = 16
 """Requests that are admitted at once; how much is read between two steps is a limit of its own."""
-StreamItem = Token | Exception | None
-
-
-@dataclass(eq=False)
-class RequestStream:
-    """One submitted request: the queue of its tokens and the event that cancels it."""
-
-    request: ValidGenerateRequest
-    loop: asyncio.AbstractEventLoop
-    inbox: asyncio.Queue[StreamItem] = field(default_factory=asyncio.Queue)
-    closed: threading.Event = field(default_factory=threading.Event)
-    tokens_sent: int = 0
-
-    def record_token(self, token: Token) -> bool:
-        self.tokens_sent += 1
-        return not token.finish_reason and self.tokens_sent < self.request.max_new_tokens
-
-    @property
-    def max_total_tokens(self) -> int:
-        """Most tokens of prompt and output together."""
-        return len(self.request.prompt_token_ids or ()) + self.request.max_new_tokens
-
-
-@dataclass(eq=False)
-class ScoringRequest:
-    """A prompt whose tokens' log-probabilities are computed between two steps of the batch."""
-
-    request: ValidGenerateRequest
-    result: Future[list[Token]] = field(default_factory=Future)
 
 
 @dataclass(frozen=True)
@@ -87,28 +62,49 @@ class BatchLimits:
     max_batch_prefill_tokens: int
 
 
-class EngineWorker(Copy):
-    """Runs a batch of its own in its own thread; workers beside it may share its `model`. A None in
-    `incoming` closes it."""
+class WorkerThread(Worker):
+    """Runs a batch of its own in a thread of this process. A None in `_incoming` closes it."""
 
     def __init__(
         self,
         model: LoadedModel,
         limits: BatchLimits,
         batch_metrics: BatchMetrics,
-        grammar_tokenizer: Any,
+        deliver: Deliver = deliver_to_loops,
     ) -> None:
         super().__init__(limits.slots)
         self._model, self._limits, self._batch_metrics = model, limits, batch_metrics
-        self.grammar_tokenizer = grammar_tokenizer
+        self._deliver = deliver
+        self._grammar_tokenizer = build_grammar_tokenizer(model)
         self.batch = self._create_batch()
-        self.incoming: queue.SimpleQueue[RequestStream | ScoringRequest | None] = (
+        self._incoming: queue.SimpleQueue[RequestStream | ScoringRequest | None] = (
             queue.SimpleQueue()
         )
-        self.largest_batch = 0
         self._waiting: deque[RequestStream] = deque()
         self._closing = False
-        self.thread = threading.Thread(target=self._run, name="local", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="local", daemon=True)
+
+    @property
+    def prefilled_tokens(self) -> int:
+        return self.batch.prefilled_tokens
+
+    @property
+    def takes_grammars(self) -> bool:
+        return self._grammar_tokenizer is not None
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def submit(self, asked: RequestStream | ScoringRequest) -> None:
+        self._incoming.put(asked)
+
+    def cancel(self, stream: RequestStream) -> None:
+        stream.closed.set()
+
+    def close(self) -> None:
+        if self._thread.is_alive():
+            self._incoming.put(None)
+            self._thread.join()
 
     def _create_batch(self) -> ContinuousBatch | StaticBatches:
         """Continuous batching where it reproduces this model's logits, else static batches."""
@@ -137,10 +133,10 @@ class EngineWorker(Copy):
             try:
                 self._run_until_idle(active)
             except Exception as error:
-                deliver([(stream, error) for stream in active])
+                self._deliver([(stream, error) for stream in active])
                 self.batch.reset()
             self._batch_metrics.set_current_batch(self, size=0, max_tokens=0)
-        deliver([(stream, None) for stream in self._waiting])
+        self._deliver([(stream, None) for stream in self._waiting])
 
     def _receive(self, *, wait: bool, seconds: float | None = None) -> bool:
         """Take what has been submitted, waiting for the first of it (at most `seconds`); False
@@ -148,7 +144,7 @@ class EngineWorker(Copy):
         """
         while not self._closing:
             try:
-                item = self.incoming.get(wait and not self._waiting, seconds)
+                item = self._incoming.get(wait and not self._waiting, seconds)
             except queue.Empty:
                 return True
             if isinstance(item, ScoringRequest):
@@ -170,7 +166,7 @@ class EngineWorker(Copy):
 
     def _make_matcher(self, request: ValidGenerateRequest) -> TokenMatcher | None:
         if request.grammar is not None:
-            return GrammarMatcher(self.grammar_tokenizer, request.grammar)
+            return GrammarMatcher(self._grammar_tokenizer, request.grammar)
         return None if request.answer_form is None else AnswerMatcher(request.answer_form)
 
     def _run_until_idle(self, active: list[RequestStream]) -> None:
@@ -182,7 +178,7 @@ class EngineWorker(Copy):
             if not active:
                 return
             self._record_batch(active)
-            step_batch(self.batch, active)
+            self._step(active)
 
     def _admit(self, active: list[RequestStream]) -> None:
         """First come, first served, while there is a slot and the tokens fit."""
@@ -216,70 +212,21 @@ class EngineWorker(Copy):
         fits = not active or total_tokens <= self._limits.max_batch_total_tokens
         return self._waiting[0] if fits else None
 
+    def _step(self, active: list[RequestStream]) -> None:
+        """Send one token to each stream; finished ones leave `active` and the batch."""
+        items: list[tuple[RequestStream, StreamItem]] = []
+        finished = []
+        for index, (stream, token) in enumerate(zip(active, self.batch.step(), strict=True)):
+            items.append((stream, token))
+            unfinished = stream.record_token(token)
+            if not unfinished:
+                items.append((stream, None))
+            if not unfinished or stream.closed.is_set():
+                finished.append(index)
+        self._deliver(items)
+        active[:] = [active[place] for place in self.batch.remove(finished)]
+
     def _record_batch(self, active: Sequence[RequestStream]) -> None:
         self._batch_metrics.set_current_batch(
             self, size=len(active), max_tokens=sum(stream.max_total_tokens for stream in active)
         )
-
-
-def make_workers(
-    model: LoadedModel, limits: BatchLimits, batch_metrics: BatchMetrics, count: int
-) -> list[EngineWorker]:
-    """`count` workers that share out the limits; one where several cannot run `model` at once."""
-    grammar_tokenizer = build_grammar_tokenizer(model)
-
-    def make_worker(own: BatchLimits) -> EngineWorker:
-        return EngineWorker(model, own, batch_metrics, grammar_tokenizer)
-
-    shares = share_slots(limits.slots, count)
-    if len(shares) == 1 or not can_run_at_once(model):
-        return [make_worker(limits)]
-    budget = limits.max_batch_total_tokens
-    workers = [
-        make_worker(
-            replace(limits, slots=slots, max_batch_total_tokens=budget * slots // limits.slots)
-        )
-        for slots in shares
-    ]
-    if isinstance(workers[0].batch, StaticBatches):
-        return [make_worker(limits)]
-    return workers
-
-
-def can_run_at_once(model: LoadedModel) -> bool:
-    """Whether threads may call `model` beside each other: not on an accelerator, which they would
-    wait for, and not where a call changes what others read, adapters or rotary frequencies that
-    depend on a length."""
-    changes_rotation = any(
-        "dynamic" in str(kind) or "longrope" in str(kind)
-        for module in model.net.modules()
-        if (kind := getattr(module, "rope_type", None)) is not None
-    )
-    return model.net.device.type == "cpu" and not model.adapters and not changes_rotation
-
-
-def step_batch(batch: ContinuousBatch | StaticBatches, active: list[RequestStream]) -> None:
-    """Send one token to each stream; finished ones leave `active` and the batch."""
-    items: list[tuple[RequestStream, StreamItem]] = []
-    finished = []
-    for index, (stream, token) in enumerate(zip(active, batch.step(), strict=True)):
-        items.append((stream, token))
-        unfinished = stream.record_token(token)
-        if not unfinished:
-            items.append((stream, None))
-        if not unfinished or stream.closed.is_set():
-            finished.append(index)
-    deliver(items)
-    active[:] = [active[place] for place in batch.remove(finished)]
-
-
-def deliver(items: Sequence[tuple[RequestStream, StreamItem]]) -> None:
-    """Hand items to the event loops from the worker thread, one call per loop that is open."""
-
-    def put(pairs: Sequence[tuple[RequestStream, StreamItem]]) -> None:
-        for stream, item in pairs:
-            stream.inbox.put_nowait(item)
-
-    for loop in {stream.loop for stream, _ in items}:
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(put, [pair for pair in items if pair[0].loop is loop])
