@@ -16,7 +16,7 @@ from qcrd.errors import Invalid
 from qcrd.runtime.settings import LogSettings, load_settings
 from qcrd.runtime.telemetry import configure_logging
 from services.teacher.app import create_app
-from services.teacher.engines.base import Engine
+from services.teacher.engines.base import Engine, FallibleEngine
 from services.teacher.engines.factory import build_engine
 from services.teacher.settings import EngineSettings, ServerSettings
 
@@ -64,7 +64,10 @@ async def serve(engine: Engine, settings: ServerSettings) -> int:
 
 
 def make_lifespan(engine: Engine, on_failure: Callable[[str], None]) -> Lifespan:
-    """Load the engine while the server runs; close it after the last response has been sent."""
+    """Load the engine while the server runs; close it after the last response has been sent. Where
+    it fails, now or later, the server ends."""
+    if isinstance(engine, FallibleEngine):
+        engine.on_failure = on_failure
 
     @asynccontextmanager
     async def run(app: FastAPI) -> AsyncIterator[None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -226,6 +226,14 @@ class RemoteEngine(Protocol):
     async def check_reachable(self) -> bool:
         """Whether the far end answers. Never raises, takes seconds at most."""
         ...
+
+
+@runtime_checkable
+class FallibleEngine(Protocol):
+    """An engine of which a part may end by itself, and which has to be started anew then: it calls
+    `on_failure` with the reason, from any thread."""
+
+    on_failure: Callable[[str], None]
 
 
 @runtime_checkable

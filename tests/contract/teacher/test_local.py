@@ -6,13 +6,8 @@ import asyncio
 import importlib.util
 import json
 import math
-import multiprocessing
-import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -47,7 +42,6 @@ from services.teacher.engines.factory import build_engine, parse_adapters
 from services.teacher.engines.transformers.engine import TransformersEngine
 from services.teacher.engines.transformers.kv_cache import NextColumn, NextColumns, SlotCache
 from services.teacher.errors import (
-    GenerationFailed,
     InputValidationError,
     MissingTemplateVariable,
     TemplateFailed,
@@ -276,85 +270,6 @@ def test_adapters_and_encoder_decoders_have_several_workers_too(
         )
         assert shared == alone
         assert (together, most) == (6, 2)
-
-
-def test_a_process_scores_prompts_and_drops_what_nobody_reads(folder: Path) -> None:
-    """One of the two workers is busy, so that the other one, a process, is asked."""
-
-    async def work(engine: TransformersEngine) -> list[float | None]:
-        busy = engine.submit(ValidGenerateRequest("busy", prompt(9, 1), 80))
-        await anext(busy)
-        left = engine.submit(ValidGenerateRequest("left", prompt(9, 2), 80))
-        await anext(left)
-        await left.aclose()
-        scored = await engine.score_prompt(ValidGenerateRequest("scored", prompt(30, 3), 1))
-        await wait_for_size(engine, 1)
-        await busy.aclose()
-        await wait_for_size(engine, 0)
-        return [token.logprob for token in scored]
-
-    async def wait_for_size(engine: TransformersEngine, size: int) -> None:
-        while engine.batch_metrics.registry.get_sample_value("tgi_batch_current_size") != size:
-            await asyncio.sleep(0.01)
-
-    async def score(engine: TransformersEngine) -> list[float | None]:
-        scored = await engine.score_prompt(ValidGenerateRequest("", prompt(30, 3), 1))
-        return [token.logprob for token in scored]
-
-    expected = run(made(folder), score)
-    got = run(made(folder, teacher_replicas=2), lambda e: asyncio.wait_for(work(e), 60))
-    assert got[0] is None
-    assert got[1:] == pytest.approx(expected[1:], abs=1e-4)
-
-
-def test_a_copy_that_dies_fails_its_requests_and_stops_the_server(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stopped: list[tuple[int, int]] = []
-
-    async def work(engine: TransformersEngine) -> list[int]:
-        kept = engine.submit(ValidGenerateRequest("kept", prompt(9, 1), 40))
-        first = await anext(kept)
-        lost = engine.submit(ValidGenerateRequest("lost", prompt(9, 2), 80))
-        await anext(lost)
-        (child,) = multiprocessing.active_children()
-        assert child.pid is not None
-        os.kill(child.pid, signal.SIGKILL)
-        monkeypatch.setattr(os, "kill", lambda *args: stopped.append(args))
-        with pytest.raises(GenerationFailed, match=r"has died \(exit code -9\)"):
-            async for _ in lost:
-                pass
-        late = (ids(engine, ValidGenerateRequest(f"late {n}", prompt(9, n), 9)) for n in range(8))
-        ends = await asyncio.gather(*late, return_exceptions=True)
-        assert any("has died" in str(end) for end in ends if isinstance(end, GenerationFailed))
-        return [first.id, *[token.id async for token in kept]]
-
-    expected = run(made(folder), lambda e: ids(e, ValidGenerateRequest("", prompt(9, 1), 40)))
-    got = run(made(folder, teacher_replicas=2), lambda e: asyncio.wait_for(work(e), 60))
-    assert got == expected
-    assert stopped == [(os.getpid(), signal.SIGTERM)]
-
-
-def test_copies_end_with_a_server_that_is_killed(folder: Path) -> None:
-    script = f"""
-import asyncio, multiprocessing
-from services.teacher.engines.factory import build_engine
-from services.teacher.settings import EngineSettings
-async def main():
-    await build_engine(EngineSettings(model_id={str(folder)!r}, teacher_replicas=3)).start()
-    print(*(child.pid for child in multiprocessing.active_children()), flush=True)
-    await asyncio.sleep(60)
-asyncio.run(main())
-"""
-    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as server:
-        assert server.stdout is not None
-        children = [int(pid) for pid in server.stdout.readline().split()]
-        server.kill()
-    assert len(children) == 2
-    deadline = time.monotonic() + 30
-    while any(Path(f"/proc/{pid}").exists() for pid in children):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_the_token_budget_bounds_what_runs_together(folder: Path) -> None:

@@ -9,7 +9,8 @@ and have a cache each.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+import logging
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from services.teacher.engines.transformers.static_batching import StaticBatches
     from services.teacher.engines.transformers.weights import LoadedModel, Precision
     from services.teacher.engines.transformers.worker import BatchLimits, WorkerThread
+
+log = logging.getLogger(__name__)
 
 # A sequence without a stated limit; the longest context that still fits most small machines.
 DEFAULT_CONTEXT = 2048
@@ -75,6 +78,7 @@ class TransformersEngine:
         self._workers: list[Worker] = []
         self._info: EngineInfo | None = None
         self.batch_metrics = BatchMetrics()
+        self.on_failure: Callable[[str], None] = log.critical
 
     @property
     def info(self) -> EngineInfo:
@@ -188,7 +192,7 @@ class TransformersEngine:
         """As many as there are replicas, sharing out the limits; an accelerator takes one batch at
         a time, however many wait for it."""
         from services.teacher.engines.transformers.worker import WorkerThread
-        from services.teacher.engines.transformers.worker_process import fork_workers
+        from services.teacher.engines.transformers.worker_process import WorkerProcess
 
         replicas = self._replicas if model.net.device.type == "cpu" else 1
         own, *others = [
@@ -199,7 +203,16 @@ class TransformersEngine:
             )
             for slots in share_slots(limits.slots, replicas)
         ]
-        forked = fork_workers(model, others, self.batch_metrics, threads=self._threads)
+        forked = [
+            WorkerProcess(
+                model,
+                each,
+                self.batch_metrics,
+                threads=self._threads,
+                on_death=lambda reason: self.on_failure(reason),
+            )
+            for each in others
+        ]
         self._first = WorkerThread(model, own, self.batch_metrics)
         self._workers = [self._first, *forked]
 

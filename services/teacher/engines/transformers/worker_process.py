@@ -7,10 +7,10 @@ hundreds. A fork has the weights in memory that it shares with the others, and i
 from __future__ import annotations
 
 import itertools
-import logging
 import multiprocessing
 import os
 import signal
+import stat
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -35,8 +35,6 @@ from services.teacher.engines.transformers.worker import BatchLimits, WorkerThre
 from services.teacher.errors import GenerationFailed
 from services.teacher.metrics.batches import BatchMetrics
 
-log = logging.getLogger(__name__)
-
 Asked = tuple[str, int, ValidGenerateRequest | None]
 """To the process: `submit`, `score` or `cancel` with a number that the asker gives."""
 
@@ -47,7 +45,7 @@ ToldItem = tuple[int, Token | str | None]
 
 class WorkerProcess(Worker):
     """The near end: its process is forked here, and answers to a thread. When the process dies its
-    requests fail and this server stops, so that what has started it starts it anew."""
+    requests fail, and `on_death` is told why, from that thread."""
 
     def __init__(
         self,
@@ -56,21 +54,19 @@ class WorkerProcess(Worker):
         batch_metrics: BatchMetrics,
         *,
         threads: int,
-        siblings: Sequence[WorkerProcess] = (),
+        on_death: Callable[[str], None],
     ) -> None:
-        """`siblings` are those that were forked before, whose near ends this fork inherits."""
         super().__init__(limits.slots)
-        self._batch_metrics = batch_metrics
+        self._batch_metrics, self._on_death = batch_metrics, on_death
         self._prefilled_tokens = 0
         self._numbers = itertools.count()
         self._streams: dict[int, RequestStream] = {}
         self._scorings: dict[int, ScoringRequest] = {}
         self._closing = self._has_ended = False
         self._connection, far_end = multiprocessing.Pipe()
-        near_ends = [self._connection, *(one._connection for one in siblings)]
         self._process = multiprocessing.get_context("fork").Process(
             target=_run_process,
-            args=(far_end, near_ends, model, limits, threads),
+            args=(far_end, model, limits, threads),
             name="local",
             daemon=True,
         )
@@ -133,8 +129,7 @@ class WorkerProcess(Worker):
             deliver_to_loops([(stream, None) for stream in list(self._streams.values())])
         else:
             self._fail_open()
-            log.critical("%s: this server stops, to be started again", self._describe_end())
-            os.kill(os.getpid(), signal.SIGTERM)
+            self._on_death(self._describe_end())
 
     def _deliver(self, told: Sequence[ToldItem], prefilled: int, largest: int) -> None:
         self._prefilled_tokens, self.largest_batch = prefilled, largest
@@ -165,42 +160,32 @@ class WorkerProcess(Worker):
         return f"a copy of the model has died (exit code {self._process.exitcode})"
 
 
-def fork_workers(
-    model: LoadedModel,
-    limits: Sequence[BatchLimits],
-    batch_metrics: BatchMetrics,
-    *,
-    threads: int,
-) -> list[WorkerProcess]:
-    """A process for each of `limits`."""
-    workers: list[WorkerProcess] = []
-    for own in limits:
-        workers.append(
-            WorkerProcess(model, own, batch_metrics, threads=threads, siblings=tuple(workers))
-        )
-    return workers
-
-
 # --- in the process -------------------------------------------------------------------------------
 
 
 def _run_process(
-    connection: Connection,
-    near_ends: Sequence[Connection],
-    model: LoadedModel,
-    limits: BatchLimits,
-    threads: int,
+    connection: Connection, model: LoadedModel, limits: BatchLimits, threads: int
 ) -> None:
     # Signals to the server's group are the server's, which ends this process when it has drained.
     os.setsid()
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
-    # Held here, they would keep a process from noticing that the server is gone.
-    for near_end in near_ends:
-        near_end.close()
+    _release_sockets(but=connection.fileno())
     torch.set_num_threads(threads)
     _FarEnd(connection, model, limits).run()
+
+
+def _release_sockets(*, but: int) -> None:
+    """Let go of the server's sockets: held here too, a client's connection would stay open when the
+    server closes it, its port taken when it has ended, and its other processes would not notice.
+    Their numbers stay taken, as there are objects that may still close them."""
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for number in map(int, os.listdir("/proc/self/fd")):
+        with suppress(OSError):  # the one of the list itself is closed
+            if number != but and stat.S_ISSOCK(os.fstat(number).st_mode):
+                os.dup2(nothing, number)
+    os.close(nothing)
 
 
 class _FarEnd:
