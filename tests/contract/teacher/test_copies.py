@@ -57,6 +57,35 @@ def test_a_process_scores_prompts_and_drops_what_nobody_reads(folder: Path) -> N
     assert got[1:] == pytest.approx(expected[1:], abs=1e-4)
 
 
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_a_client_that_leaves_while_its_score_waits_stops_nothing(
+    folder: Path, replicas: int
+) -> None:
+    async def work(engine: TransformersEngine) -> list[int]:
+        running = [
+            engine.submit(ValidGenerateRequest(f"busy {n}", prompt(9, n), 80))
+            for n in range(replicas)
+        ]
+        for one in running:
+            await anext(one)
+        requests = (ValidGenerateRequest("left", prompt(30, n), 1) for n in range(8))
+        waiting = [asyncio.create_task(engine.score_prompt(request)) for request in requests]
+        await asyncio.sleep(0)
+        for task in waiting:
+            task.cancel()
+        rest = await asyncio.gather(*(ids(engine, request) for request in make_requests()))
+        for one in running:
+            await one.aclose()
+        return rest[0]
+
+    def make_requests() -> list[ValidGenerateRequest]:
+        return [ValidGenerateRequest(f"late {n}", prompt(9, 1), 9) for n in range(2 * replicas)]
+
+    expected = run(made(folder), lambda e: ids(e, ValidGenerateRequest("", prompt(9, 1), 9)))
+    got = run(made(folder, teacher_replicas=replicas), lambda e: asyncio.wait_for(work(e), 60))
+    assert got == expected
+
+
 def test_a_copy_that_dies_fails_its_requests_and_the_engine(folder: Path) -> None:
     failures: list[str] = []
 

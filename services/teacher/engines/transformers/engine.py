@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from services.teacher.engines.base import (
     Conversation,
@@ -153,6 +153,7 @@ class TransformersEngine:
         import torch
 
         from services.teacher.engines.transformers import weights
+        from services.teacher.engines.transformers.grammar_mask import build_grammar_tokenizer
         from services.teacher.engines.transformers.worker import BatchLimits
 
         # A process that is forked when there are threads of OpenMP waits for them for ever.
@@ -171,14 +172,15 @@ class TransformersEngine:
         )
         self.batch_metrics.set_capacity(limits.max_batch_total_tokens)
         self._model = model
-        self._make_workers(model, limits)
+        grammar_tokenizer = build_grammar_tokenizer(model)
+        self._make_workers(model, limits, grammar_tokenizer)
         torch.set_num_threads(self._threads)
         self._info = EngineInfo(
             self._model_id,
             "local",
             max_input_tokens or min(model.max_positions, total - 1),
             total,
-            supports_grammar=self._first is not None and self._first.takes_grammars,
+            supports_grammar=grammar_tokenizer is not None,
             adapters=model.adapters,
             # The hub's cache names a snapshot's folder by its commit.
             model_sha=self._path.name if self._path.parent.name == "snapshots" else None,
@@ -188,7 +190,9 @@ class TransformersEngine:
             max_output_tokens=model.max_output_positions,
         )
 
-    def _make_workers(self, model: LoadedModel, limits: BatchLimits) -> None:
+    def _make_workers(
+        self, model: LoadedModel, limits: BatchLimits, grammar_tokenizer: Any
+    ) -> None:
         """As many as there are replicas, sharing out the limits; an accelerator takes one batch at
         a time, however many wait for it."""
         from services.teacher.engines.transformers.worker import WorkerThread
@@ -208,12 +212,13 @@ class TransformersEngine:
                 model,
                 each,
                 self.batch_metrics,
+                grammar_tokenizer,
                 threads=self._threads,
                 on_death=lambda reason: self.on_failure(reason),
             )
             for each in others
         ]
-        self._first = WorkerThread(model, own, self.batch_metrics)
+        self._first = WorkerThread(model, own, self.batch_metrics, grammar_tokenizer)
         self._workers = [self._first, *forked]
 
     def _tokenize(self, text: str, add_special_tokens: bool) -> list[SimpleToken]:

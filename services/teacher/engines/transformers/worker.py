@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from services.teacher.engines.base import ValidGenerateRequest
 from services.teacher.engines.transformers.continuous_batching import (
@@ -22,7 +23,6 @@ from services.teacher.engines.transformers.grammar_mask import (
     AnswerMatcher,
     GrammarMatcher,
     TokenMatcher,
-    build_grammar_tokenizer,
 )
 from services.teacher.engines.transformers.request_stream import (
     Deliver,
@@ -70,12 +70,13 @@ class WorkerThread(Worker):
         model: LoadedModel,
         limits: BatchLimits,
         batch_metrics: BatchMetrics,
+        grammar_tokenizer: Any,
         deliver: Deliver = deliver_to_loops,
     ) -> None:
         super().__init__(limits.slots)
         self._model, self._limits, self._batch_metrics = model, limits, batch_metrics
         self._deliver = deliver
-        self._grammar_tokenizer = build_grammar_tokenizer(model)
+        self._grammar_tokenizer = grammar_tokenizer
         self.batch = self._create_batch()
         self._incoming: queue.SimpleQueue[RequestStream | ScoringRequest | None] = (
             queue.SimpleQueue()
@@ -87,10 +88,6 @@ class WorkerThread(Worker):
     @property
     def prefilled_tokens(self) -> int:
         return self.batch.prefilled_tokens
-
-    @property
-    def takes_grammars(self) -> bool:
-        return self._grammar_tokenizer is not None
 
     def start(self) -> None:
         self._thread.start()
@@ -156,6 +153,8 @@ class WorkerThread(Worker):
         return False
 
     def _score(self, request: ScoringRequest) -> None:
+        if not request.result.set_running_or_notify_cancel():  # its client left while it waited
+            return
         try:
             request.result.set_result(score_prompt(self._model, request.request))
         except RuntimeError as error:

@@ -37,8 +37,6 @@ from services.teacher.metrics.batches import BatchMetrics
 
 Asked = tuple[str, int, ValidGenerateRequest | None]
 """To the process: `submit`, `score` or `cancel` with a number that the asker gives."""
-
-
 ToldItem = tuple[int, Token | str | None]
 """From it: a stream's number and its next token, why it failed, or its end."""
 
@@ -52,6 +50,7 @@ class WorkerProcess(Worker):
         model: LoadedModel,
         limits: BatchLimits,
         batch_metrics: BatchMetrics,
+        grammar_tokenizer: Any,
         *,
         threads: int,
         on_death: Callable[[str], None],
@@ -66,7 +65,7 @@ class WorkerProcess(Worker):
         self._connection, far_end = multiprocessing.Pipe()
         self._process = multiprocessing.get_context("fork").Process(
             target=_run_process,
-            args=(far_end, model, limits, threads),
+            args=(far_end, model, limits, grammar_tokenizer, threads),
             name="local",
             daemon=True,
         )
@@ -87,7 +86,7 @@ class WorkerProcess(Worker):
             asked.number = number
             self._streams[number] = asked
             self._send(("submit", number, asked.request))
-        else:
+        elif asked.result.set_running_or_notify_cancel():
             self._scorings[number] = asked
             self._send(("score", number, asked.request))
         if self._has_ended:
@@ -164,7 +163,11 @@ class WorkerProcess(Worker):
 
 
 def _run_process(
-    connection: Connection, model: LoadedModel, limits: BatchLimits, threads: int
+    connection: Connection,
+    model: LoadedModel,
+    limits: BatchLimits,
+    grammar_tokenizer: Any,
+    threads: int,
 ) -> None:
     # Signals to the server's group are the server's, which ends this process when it has drained.
     os.setsid()
@@ -173,7 +176,7 @@ def _run_process(
         signal.signal(number, signal.SIG_DFL)
     _release_sockets(but=connection.fileno())
     torch.set_num_threads(threads)
-    _FarEnd(connection, model, limits).run()
+    _FarEnd(connection, model, limits, grammar_tokenizer).run()
 
 
 def _release_sockets(*, but: int) -> None:
@@ -191,11 +194,17 @@ def _release_sockets(*, but: int) -> None:
 class _FarEnd:
     """Does what comes out of the connection, until it is closed."""
 
-    def __init__(self, connection: Connection, model: LoadedModel, limits: BatchLimits) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        model: LoadedModel,
+        limits: BatchLimits,
+        grammar_tokenizer: Any,
+    ) -> None:
         self._connection = connection
         self._streams: dict[int, RequestStream] = {}
         metrics = cast(BatchMetrics, _FarMetrics(self._tell))
-        self._worker = WorkerThread(model, limits, metrics, self._deliver)
+        self._worker = WorkerThread(model, limits, metrics, grammar_tokenizer, self._deliver)
 
     def run(self) -> None:
         self._worker.start()
