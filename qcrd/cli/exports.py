@@ -56,6 +56,9 @@ def _read_outcome(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
         outcome: dict[str, Any] = json.loads(lines[-1])
         return outcome
     reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+    _, is_format, wrong = reason.partition("argument format: ")
+    if is_format:
+        raise Invalid(f"--format: {wrong}", param="format")
     if "No module named" in reason:
         reason += f"; exports need torch: {format_install_command('trainer,cli')}"
     raise Invalid(f"MODEL: it was not exported: {reason}")

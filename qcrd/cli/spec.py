@@ -53,6 +53,8 @@ def read_job_spec(spec: Path, data: Path | None, *, training: Path | None = None
     source, given = _read_spec(spec)
     if training is not None:
         source, given = _replace_training(source, given, training.name)
+    if "job" in given and "methods" in given:
+        raise Invalid(f"SPEC: {spec} holds a study and no job: run it with `qcrd study {spec}`")
     folder = _choose_folder(spec, data)
     body = translate_request(given, lambda name: _describe_file(folder, name), {})
     is_openai = given.get("method") != body.get("method")

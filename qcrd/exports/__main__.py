@@ -48,7 +48,7 @@ def export_student(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write a student in another format.")
-    parser.add_argument("format", type=ExportFormat)
+    parser.add_argument("format", choices=[each.value for each in ExportFormat])
     parser.add_argument("folder", type=Path)
     parser.add_argument("target", type=Path)
     parser.add_argument("--questions", type=Path)
@@ -59,7 +59,7 @@ def main() -> None:
     try:
         questions = [] if options.questions is None else read_questions(options.questions)
         outcome = export_student(
-            options.format, options.folder, options.target, questions, options.models
+            ExportFormat(options.format), options.folder, options.target, questions, options.models
         )
     except QcrdError as error:
         outcome = ExportOutcome(error=error.message)

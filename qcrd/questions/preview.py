@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from qcrd.errors import Invalid
 from qcrd.method.prompts import EXPLAIN_PREFIX, PREDICT_PREFIX, format_question
 from qcrd.method.training.objectives import get_objective
 from qcrd.questions import labelling
@@ -66,7 +67,8 @@ def preview_job(
     """`Invalid` for what a gateway refuses at creation, or a job as soon as it reads outputs."""
     check_task_labels(spec)
     files = {
-        param: _read_file(spec, param, name, open_file) for param, name in _iter_held_files(spec)
+        param: _read_named_file(spec, param, name, open_file)
+        for param, name in _iter_held_files(spec)
     }
     training = files["training_file"]
     check_enough_questions(
@@ -96,6 +98,16 @@ def _iter_held_files(spec: JobSpec) -> Iterator[tuple[str, str]]:
     for param in ("training_file", "validation_file", "test_file"):
         if (name := getattr(spec, param)) is not None:
             yield param, name
+
+
+def _read_named_file(spec: JobSpec, param: str, name: str, open_file: OpenFile) -> FileReading:
+    """What is wrong with a line does not say of which file it is."""
+    try:
+        return _read_file(spec, param, name, open_file)
+    except Invalid as error:
+        if name in error.message or param in error.message:
+            raise
+        raise type(error)(f"{name}: {error.message}", param=param, code=error.code) from error
 
 
 def _read_file(spec: JobSpec, param: str, name: str, open_file: OpenFile) -> FileReading:

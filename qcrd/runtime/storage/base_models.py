@@ -19,6 +19,9 @@ from qcrd.runtime.storage.store import Store
 MODEL_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 """`name` or `owner/name`, without a path out of the models folder."""
 
+UNPACKED_TEACHER = "SmolLM2-135M-Instruct"
+"""What `qcrd models unpack smollm2` makes of the default teacher's file."""
+
 DOWNLOAD_PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model"]
 """Weights as safetensors only: a pickle can run code."""
 

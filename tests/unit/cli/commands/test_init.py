@@ -209,6 +209,16 @@ def test_the_other_files_of_a_folder_are_found(tmp_path: Path) -> None:
     assert body["test_file"] == "set/test-00000.jsonl"
 
 
+def test_a_broken_file_beside_it_is_named(tmp_path: Path) -> None:
+    data = write(tmp_path, lambda n: {"question": f"{n}?", "label": str(n)})
+    (tmp_path / "test.jsonl").write_text('{"question": "1?", "label": "1"}\n{"question": "2\n')
+    code, said = run(str(data), "--yes", "--output", str(tmp_path / "job.yaml"))
+    assert code == 2
+    assert "test.jsonl: line 2: broken JSON" in said
+    assert "mend that file" in said
+    assert "--question" not in said
+
+
 def test_a_new_decoder_learns_faster_than_a_base_that_has_one(tmp_path: Path) -> None:
     """At the rate of a finetuning it would not learn a thing in a first job."""
     data = write(tmp_path, lambda n: {"question": f"{n}?", "label": str(n)})

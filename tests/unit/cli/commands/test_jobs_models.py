@@ -199,6 +199,8 @@ def test_a_percentage_of_several_students_is_told_from_the_steps_of_one() -> Non
     now = {"percent": 25.0, "step": 3, "total_steps": 6, "eta_seconds": None}
     of_two = ScriptedGateway.job("running", progress=now)
     assert progress.format_state(of_two) == "training  25 %  3/6 of this student"
+    asking = ScriptedGateway.job("running", progress=now, stage="assembling")
+    assert progress.format_state(asking) == "rationales  25 %  3/6"
 
 
 def test_another_stage_is_told_at_once(capsys: pytest.CaptureFixture[str]) -> None:

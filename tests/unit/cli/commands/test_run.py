@@ -223,11 +223,11 @@ def test_a_report_that_cannot_be_written_is_told_before_the_job(
 
 
 def test_the_gateway_s_own_words_reach_the_user(gateway: ScriptedGateway, folder: Path) -> None:
-    envelope = {"message": "train.jsonl, line 3: not JSON", "param": "file", "code": "broken_line"}
+    envelope = {"message": "line 3: not JSON", "param": "file", "code": "broken_line"}
     gateway.refuse = (400, {"error": envelope})
     result = qcrd("run", folder / "spec.yaml")
     assert result.exit_code == 2
-    assert result.stderr == "error: train.jsonl, line 3: not JSON (field `file`)\n"
+    assert result.stderr == "error: train.jsonl: line 3: not JSON (field `training_file`)\n"
 
 
 def test_nobody_at_the_address(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

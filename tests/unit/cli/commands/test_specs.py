@@ -27,7 +27,7 @@ def spec(*arguments: str) -> tuple[int, str]:
 @pytest.mark.parametrize(
     ("change", "code", "said"),
     [
-        (("", ""), 0, "is a job that a server can take"),
+        (("", ""), 0, "is a job without a fault"),
         (("seed", "seed"), 0, "is a job"),
         (("model: tiny", "model: tiny\nmodel: other"), 2, "line 2"),
         (("answer: number", "anser: number"), 2, "`method.qcrd.task.anser`"),
@@ -52,7 +52,7 @@ def test_a_study_is_checked_as_one(tmp_path: Path) -> None:
     path.write_text(f"job:\n{job}\nmethods: [finetune, qcrd]\nseeds: [0]\nbaseline: finetune\n")
     code, output = spec("validate", str(path))
     assert code == 0, output
-    assert "is a study that a server can take" in output
+    assert "is a study without a fault" in output
 
 
 def test_the_files_are_read_as_the_job_would(tmp_path: Path) -> None:

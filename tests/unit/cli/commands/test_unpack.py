@@ -28,13 +28,12 @@ def test_a_folder_that_is_there_stays(tmp_path: Path, monkeypatch: pytest.Monkey
         assert f"{name} is there" in said.replace("\n", "")
 
 
-@pytest.mark.parametrize("name", ["nothing.gguf", "model.safetensors"])
 def test_what_is_no_such_file_is_refused_by_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("QCRD_MODELS_DIR", str(tmp_path / "models"))
-    (tmp_path / "model.safetensors").write_bytes(b"")
-    code, said = unpack(str(tmp_path / name))
+    (tmp_path / "model.safetensors").write_bytes(b"GGUF")
+    code, said = unpack(str(tmp_path / "model.safetensors"))
     assert code != 0
     assert "is not a .gguf file" in said
     assert not (tmp_path / "models").exists()
@@ -49,3 +48,17 @@ def test_a_file_that_cannot_be_read_leaves_nothing(
     assert code != 0
     assert "was not unpacked" in said
     assert not (tmp_path / "models/broken").exists()
+
+
+def test_another_file_is_told_from_one_that_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QCRD_MODELS_DIR", str(tmp_path / "models"))
+    (tmp_path / "text.gguf").write_text("no model")
+    for name, told in (("nothing.gguf", "there is no file"), ("text.gguf", "is not a .gguf file")):
+        code, said = unpack(str(tmp_path / name))
+        assert code != 0
+        assert told in said
+    code, said = unpack("smolm")
+    assert code != 0
+    assert "or `smollm2`" in said
