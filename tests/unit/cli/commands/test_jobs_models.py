@@ -218,8 +218,15 @@ def test_predictions_of_several_students_name_theirs(gateway: ScriptedGateway) -
     gateway.predictions = [{**one, **rest, "method": name} for name in ("qcrd", "finetune")]
     both = qcrd("jobs", "predictions", JOB).stdout
     assert [name in both for name in ("method", "qcrd", "finetune")] == [True] * 3
+    assert (
+        "the first 2; --limit shows more" in qcrd("jobs", "predictions", JOB, "--limit", "2").stderr
+    )
     gateway.predictions.pop()
-    assert "method" not in qcrd("jobs", "predictions", JOB).stdout
+    alone = qcrd("jobs", "predictions", JOB)
+    assert "method" not in alone.stdout
+    assert "--limit" not in alone.stderr
+    gateway.predictions.clear()
+    assert "none is like that" in qcrd("jobs", "predictions", JOB, "--method", "foo").stderr
 
 
 def test_a_job_behind_others_waits_and_is_at_no_percentage() -> None:
