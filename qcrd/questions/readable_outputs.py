@@ -49,10 +49,14 @@ def check_readable(
     unread = list(islice(all_unread, TRIED_OUTPUTS))
     shown = "; ".join(repr(_shorten(text)) for _, text in unread[:SHOWN_OUTPUTS])
     path = f"method.{spec.method}.rationales"
+    what = (
+        "a student would be trained on the rest" if counts.parsed else "there is nothing to teach"
+    )
+    kept = "" if spec.settings.rationales.import_file else "What was paid is kept. "
     raise Invalid(
-        f"{counts.unparseable} of the {counts.outputs} outputs have no readable answer, so a "
-        f"student would be trained on the rest: {shown}. {_advise(spec, task, unread)} What was "
-        f"paid is kept. `{path}.max_unreadable_share` says how many may be unreadable",
+        f"{counts.unparseable} of the {counts.outputs} outputs have no readable answer, so "
+        f"{what}: {shown}. {_advise(spec, task, unread)} {kept}"
+        f"`{path}.max_unreadable_share` says how many may be unreadable",
         param=path,
         code="nothing_readable" if not counts.parsed else "mostly_unreadable",
     )

@@ -224,7 +224,7 @@ def run_to_outcome(work: Callable[[Ranks], Outcome], ranks: Ranks) -> Outcome:
         return process_outcome.make_error_outcome(error)
     except Exception as error:  # the process boundary: unexpected exceptions, with their reason
         if ranks.size > 1 and is_connection_error(error):
-            error = RankLost(f"another of the {ranks.size} ranks is gone: {error}")
+            error = RankLost(f"another of the {ranks.size} ranks is gone")
         log.exception("training crashed")
         return process_outcome.make_crash_outcome(error)
 

@@ -70,7 +70,8 @@ def print_report(
     job = gateway.get_job(job_id)
     result = job.get("report")
     if result is None:
-        raise Conflict(f"JOB: {job_id} has no report, it is {job['status']}")
+        reason = f": {job['error']['message']}" if job.get("error") else ""
+        raise Conflict(f"JOB: {job_id} has no report, it is {job['status']}{reason}")
     if as_json:
         print_json(result)
     elif html is None:

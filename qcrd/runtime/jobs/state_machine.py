@@ -143,7 +143,7 @@ def release_lease(job: Job, now: float) -> Job:
 def transition(job: Job, target: JobStatus, now: float, changes: Mapping[str, Any]) -> Job:
     """`job` in status `target`. A final status also clears the lease, `waiting` and `backoffs`."""
     if target not in TRANSITIONS[job.status]:
-        raise Conflict(f"job {job.id} is {job.status}, so it cannot become {target}")
+        raise Conflict(f"job {job.id} has the status {job.status} and cannot become {target}")
     if target not in TERMINAL:
         return with_changes(job, status=target, **{"paused_because": None, **changes})
     finished = with_changes(

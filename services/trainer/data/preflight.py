@@ -83,10 +83,11 @@ def check_questions_differ(stage: StageContext, student: Student, dataset: Train
     same = sum(count for count in asked.values() if count > 1)
     tokens = sum(map(len, rows))
     unknown = sum(row.count(student.tokenizer.unk_token_id) for row in rows) / max(1, tokens)
+    unread = f", which does not know {unknown:.0%} of their tokens" if unknown else ""
     read = (
         f"{same} of {len(texts)} training questions read the same as another one to "
-        f"{_describe_tokenizer(student)}, which does not know {unknown:.0%} of their tokens: they "
-        "differ in those, or in case, or in what is cut"
+        f"{_describe_tokenizer(student)}{unread}: they differ in "
+        f"{'those, or in ' if unread else ''}case, or in what is cut"
     )
     if len(texts) > 1 and len(asked) == 1:
         raise Invalid(

@@ -206,6 +206,7 @@ def _estimate_seconds(
     if similar_jobs:
         training = round(steps * seconds_per_step, 1)
         basis.append(
-            f"{similar_jobs} jobs with this model, method and batch size took so long a step"
+            f"{similar_jobs} {'job' if similar_jobs == 1 else 'jobs'} with this model, method and "
+            "batch size took so long a step"
         )
     return assembling, training, basis
