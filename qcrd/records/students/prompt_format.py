@@ -81,8 +81,11 @@ class PromptFormat(Record):
         text = ControlTokenSplitter(self.control_tokens).split(question.strip())
         return f"{prefix}{text}{self.suffix}"
 
-    def split_output(self, output: str) -> tuple[str, str]:
-        """Rationale and label of an output under `predict`."""
+    def split_output(self, output: str, *, is_cut: bool = False) -> tuple[str, str]:
+        """Rationale and label of an output under `predict`; one that was cut before its label
+        came is all rationale."""
+        if self.joined and is_cut and not ANSWER_MARKER.search(output):
+            return output.strip(), ""
         return split_joined_output(output) if self.joined else ("", output.strip())
 
 

@@ -75,7 +75,9 @@ def _build_message(
     label_result: GenerationResult,
     rationale_result: GenerationResult | None = None,
 ) -> JSON:
-    inline_rationale, label = choice.prompt_format.split_output(label_result.text)
+    inline_rationale, label = choice.prompt_format.split_output(
+        label_result.text, is_cut=label_result.finish_reason == "length"
+    )
     rationale = inline_rationale if rationale_result is None else rationale_result.text.strip()
     return {"content": label, **({"reasoning_content": rationale} if choice.show_rationale else {})}
 

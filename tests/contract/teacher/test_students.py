@@ -266,6 +266,9 @@ def test_an_answer_comes_with_the_confidence_that_the_evaluation_would_give_it(
         assert last.choices[0].confidence == choice.confidence
         found.append(choice.confidence)
     assert found[0] > max(0.8, found[1])
+    cut = site.ask(doubting, explain=True, max_tokens=1).choices[0]
+    assert (cut.finish_reason, cut.message.content) == ("length", "")
+    assert cut.message.reasoning_content
 
 
 @pytest.mark.parametrize("kind", ["llama", "t5"])

@@ -50,6 +50,12 @@ def test_rationale_and_label_of_one_answer(said: str, rationale: str, label: str
     assert PromptFormat(predict="predict: ").split_output(said) == ("", said.strip())
 
 
+def test_an_answer_that_is_cut_before_its_label_is_all_rationale() -> None:
+    assert JOINED.split_output(" it swi", is_cut=True) == ("it swi", "")
+    assert JOINED.split_output("it swims answer: ani", is_cut=True) == ("it swims", "ani")
+    assert PromptFormat(predict="predict: ").split_output("ani", is_cut=True) == ("", "ani")
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
