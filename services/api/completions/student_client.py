@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import httpx2
 from fastapi import Request
 from starlette.responses import Response
@@ -28,12 +30,15 @@ class StudentServerOverloaded(Transient):
     default_code = "overloaded"
 
 
+FIELD = re.compile(r"`(\w+)`")
+
+
 class StudentRequestRejected(Invalid):
     """The student server's own refusal, with its status: 400 in place of TGI's 422, as everywhere
     in this API."""
 
-    def __init__(self, message: str, status: int, code: str) -> None:
-        super().__init__(message, code=code)
+    def __init__(self, message: str, status: int, code: str, param: str | None = None) -> None:
+        super().__init__(message, code=code, param=param)
         self.status = 400 if status == 422 else status
 
 
@@ -99,8 +104,19 @@ def make_response_error(response: httpx2.Response) -> QcrdError:
     if code == "model_not_found":
         return NotFound(message, param="model", code=code)
     return StudentRequestRejected(
-        message, response.status_code, "invalid_value" if code == "validation" else code
+        message,
+        response.status_code,
+        "invalid_value" if code == "validation" else code,
+        _find_field(message, response.request.url.path),
     )
+
+
+def _find_field(message: str, path: str) -> str | None:
+    """The first field that a refusal names, as the client has called it."""
+    if (found := FIELD.search(message)) is None:
+        return None
+    asked = "messages" if path.endswith("chat/completions") else "prompt"
+    return {"inputs": asked, "max_new_tokens": "max_tokens"}.get(found[1], found[1])
 
 
 async def forward_request(

@@ -213,6 +213,25 @@ def test_its_errors_are_told_in_our_words(
     assert answer.headers.get("retry-after") == wait
 
 
+@pytest.mark.parametrize(
+    ("message", "param"),
+    [
+        ("`best_of` must be >= 2 and <= 16. Given: 1", "best_of"),
+        ("`inputs` tokens + `max_new_tokens` must be <= 2048. Given: 20012", "messages"),
+        ("`max_new_tokens` must be strictly positive", "max_tokens"),
+        ("it is too late", None),
+    ],
+)
+def test_a_refusal_names_the_field_as_its_client_does(
+    gateway: Gateway, message: str, param: str | None
+) -> None:
+    async def script(connection: Connection) -> None:
+        connection.answer(422, json.dumps({"error": message, "error_type": "validation"}).encode())
+
+    gateway.students.script = script
+    assert refused(gateway.chat(), 400, "invalid_value", param) == message
+
+
 @pytest.mark.parametrize("body", [b"", b"oops", b"[1]", b'"x"'])
 def test_an_error_without_words_is_one_too(gateway: Gateway, body: bytes) -> None:
     async def script(connection: Connection) -> None:
