@@ -52,12 +52,14 @@ class FileReading:
 @dataclass(frozen=True)
 class Preview:
     """`counts` are those of the imported outputs of the first `MAX_READ_ROWS` questions, None where
-    none are imported. `first` is a question as the student reads it, with what it learns."""
+    none are imported. `first` is a question as the student reads it, with what it learns;
+    `depends_on_base`: where the base is a decoder it learns otherwise, by default."""
 
     files: dict[str, FileReading]
     counts: RationaleCounts | None
     contradicting: int
     first: tuple[tuple[str, str], ...]
+    depends_on_base: bool
     warnings: tuple[str, ...]
 
 
@@ -90,6 +92,8 @@ def preview_job(
         counts=counts,
         contradicting=contradicting,
         first=tuple(_show_first(spec, training.rows[0], items[0] if items else None)),
+        depends_on_base="answers" not in spec.settings.student.model_fields_set
+        and get_objective(spec.method, spec.settings.student.answers).max_positives != 0,
         warnings=tuple(each.message for each in warnings),
     )
 

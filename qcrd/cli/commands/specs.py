@@ -13,7 +13,6 @@ from qcrd.cli.output.terminal import print_note
 from qcrd.cli.spec import FILE_ID, SpecDraft, read_job_spec, read_study_spec
 from qcrd.cli.yaml_source import read_yaml
 from qcrd.errors import Invalid
-from qcrd.method.training.objectives import OBJECTIVES
 from qcrd.questions.preview import preview_job
 from qcrd.records.base import parse_record
 from qcrd.records.specs.spec import JobSpec
@@ -88,12 +87,6 @@ def _preview(draft: SpecDraft, *, is_study: bool) -> None:
         job = job.model_copy(update={"settings": settings})
     by_name = {_get(body, field): path for field, path in paths.items()}
     print_preview(preview_job(job, lambda name: by_name[name].open("rb")))
-    learns_rationales = OBJECTIVES[job.method.value].max_positives != 0
-    if learns_rationales and "answers" not in job.settings.student.model_fields_set:
-        print_note(
-            "where the base is a decoder the job is created with `student.answers: reasoned`: it "
-            "then learns its rationale and the answer in one"
-        )
 
 
 def _get(body: dict[str, Any], field: str) -> str:

@@ -26,6 +26,11 @@ def print_preview(preview: Preview) -> None:
         )
     for asked, learned in preview.first:
         print_note(f"the student is asked {_shorten(asked)} and learns {_shorten(learned)}")
+    if preview.depends_on_base:
+        print_note(
+            "where the base is a decoder the job is created with `student.answers: reasoned`: it "
+            "then learns its rationale and the answer in one"
+        )
     for message in preview.warnings:
         print_note(f"warning: {message}")
 
