@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
-from operator import attrgetter
 from typing import Self
 
 from qcrd.records.rationales import Question
@@ -80,7 +79,8 @@ def iter_sample_counts(
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """One sample of one prompt. Its seed is a digest: a repeated request draws the same sample."""
+    """One sample of one prompt, which a repeated request draws again, whatever others are asked for
+    with it."""
 
     prompt: TeacherPrompt
     index: int
@@ -101,13 +101,16 @@ class SampleRequest:
 
     @property
     def seed(self) -> int:
-        """31 bits: llama.cpp reads the highest 32-bit seed as "any"."""
-        return int(digest("seed", self.key), 16) % 2**31
+        """The prompt's, a digest, and the samples' follow it as servers draw the choices of one
+        request. Far below the highest of 32 bits, which llama.cpp reads as "any"."""
+        first = replace(self, index=0)
+        return int(digest("seed", first.key), 16) % 2**31 + self.index
 
 
 @dataclass(frozen=True)
 class PromptRequest:
-    """Samples of one prompt that are asked for together, so that it is paid for once."""
+    """Samples of one prompt that are asked for together, so that it is paid for once; their indices
+    follow each other, as the seeds of choices do."""
 
     samples: tuple[SampleRequest, ...]
 
@@ -125,6 +128,12 @@ class PromptRequest:
 
 
 def group_by_prompt(samples: Iterable[SampleRequest]) -> Iterator[PromptRequest]:
-    """Samples of a prompt stand together in a plan."""
-    for _, group in groupby(samples, attrgetter("prompt")):
-        yield PromptRequest(tuple(group))
+    """Samples of a prompt stand together in a plan; where some between them are there already, they
+    are two requests."""
+
+    def get_run(numbered: tuple[int, SampleRequest]) -> tuple[TeacherPrompt, int]:
+        number, sample = numbered
+        return sample.prompt, sample.index - number
+
+    for _, group in groupby(enumerate(samples), get_run):
+        yield PromptRequest(tuple(sample for _, sample in group))
