@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from qcrd.errors import QcrdError, Transient
 from services.api.assembling.backoff_policy import BackoffPolicy
 from services.api.assembling.pending_requests import PendingRequests
 from services.api.assembling.refusals import RefusalLog
-from services.api.assembling.sampling_plan import PromptRequest, SampleRequest, SamplingParams
+from services.api.assembling.sampling_plan import (
+    PromptRequest,
+    SampleRequest,
+    SamplingParams,
+    group_by_prompt,
+)
 from services.api.assembling.serving import AnswerTimer
 from services.api.assembling.teacher.concurrency_limit import ConcurrencyLimit
 from services.api.assembling.teacher.prompt_refused import PromptRefused
@@ -18,6 +23,7 @@ from services.api.assembling.teacher.teacher_client import (
     Completion,
     StreamProgress,
     TeacherClient,
+    match_samples,
 )
 from services.api.assembling.teacher.teacher_errors import (
     TeacherGenerationFailed,
@@ -141,12 +147,10 @@ class TeacherSampler:
         back, to be asked for again."""
         overloads = failures = 0
         while True:
-            outage_count = self._outage_count
+            outage_count, completed = self._outage_count, set[SampleRequest]()
             try:
-                completed = await self._sample_within_budget(request)
-                if missing := request.samples[completed:]:
-                    self._pending.put(PromptRequest(missing))
-                return
+                await self._sample_within_budget(request, completed)
+                return self._put_back(request, completed)
             except PromptRefused as error:
                 if self._refusals is None:
                     raise
@@ -162,9 +166,18 @@ class TeacherSampler:
                 if failures >= MAX_ATTEMPTS:
                     raise _make_retries_exhausted_error(error) from error
                 await asyncio.sleep(self._backoff.get_delay(failures))
+            if completed:  # before the answer broke off
+                return self._put_back(request, completed)
 
-    async def _sample_within_budget(self, request: PromptRequest) -> int:
-        """One try, within the budget, for the first samples of `request` or all. How many came."""
+    def _put_back(self, request: PromptRequest, completed: Collection[SampleRequest]) -> None:
+        for missing in group_by_prompt(each for each in request.samples if each not in completed):
+            self._pending.put(missing)
+
+    async def _sample_within_budget(
+        self, request: PromptRequest, completed: set[SampleRequest]
+    ) -> None:
+        """One try, within the budget, for the first samples of `request` or all. `completed` gets
+        those that came, also where this raises."""
 
         def count_samples() -> int:
             # Fewer than there were, if an answer has told meanwhile that no more are given.
@@ -182,11 +195,10 @@ class TeacherSampler:
             finally:
                 # At once: what follows waits, and may be cancelled while it does.
                 if progress.completions:
-                    self._settle_completed(reservation, request, progress.completions)
+                    self._settle_completed(reservation, request, progress.completions, completed)
                 else:
                     self._settle_broken(reservation, progress)
                 await self._notify_budget_changed()
-        return len(progress.completions)
 
     async def _send_request(
         self, request: PromptRequest, epoch: int, progress: StreamProgress
@@ -203,13 +215,19 @@ class TeacherSampler:
         self._timer.add(started, self._last_completion_at, len(progress.completions))
 
     def _settle_completed(
-        self, reservation: Reservation, request: PromptRequest, completions: Sequence[Completion]
+        self,
+        reservation: Reservation,
+        request: PromptRequest,
+        completions: Sequence[Completion],
+        completed: set[SampleRequest],
     ) -> None:
         spent = sum((_count_spent(each) for each in completions), NOTHING)
         if not spent.estimated:
             self._prompt_tokens.learn(request.prompt.text, spent.prompt)
         self._budget.account.settle(reservation, spent=spent)
-        self._on_completions(list(zip(request.samples, completions, strict=False)))
+        matched = match_samples(request.samples, completions)
+        completed.update(sample for sample, _ in matched)
+        self._on_completions(matched)
 
     def _settle_broken(self, reservation: Reservation, progress: StreamProgress) -> None:
         """What came is spent, and with it the prompt; the rest may be. Written with what is written

@@ -15,7 +15,7 @@ from services.api.assembling.teacher.openai.batches import BatchClient
 from services.api.assembling.teacher.openai.errors import make_status_error
 from services.api.assembling.teacher.openai.stream import StreamedAnswer, build_completions
 from services.api.assembling.teacher.prompt_refused import PromptRefused
-from services.api.assembling.teacher.teacher_client import Completion
+from services.api.assembling.teacher.teacher_client import Completion, match_samples
 from services.api.assembling.tokens.token_counts import BYTES_PER_TOKEN, TokenEstimator
 from services.api.assembling.tokens.token_sums import NOTHING, Tokens
 
@@ -93,7 +93,7 @@ class ResultReader:
             ).by_batch()
         self._results.generations += [
             Generation.make(sample.key, sample.index, each, self._shard.job_id)
-            for sample, each in zip(line.samples, completions, strict=False)
+            for sample, each in match_samples(line.samples, completions)
         ]
 
     def _add_refusal(self, line: ShardLine, refusal: LineRefusal) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from services.api.assembling.sampling_plan import PromptRequest, SamplingParams
 from services.api.assembling.tokens.token_sums import Tokens
 
+SampleT = TypeVar("SampleT")
 Notify = Callable[[str], None]
 """Takes a sentence about what was learnt of a teacher, for the job's events."""
 
@@ -54,6 +55,19 @@ class Completion:
     estimated: bool = False
     cached_tokens: int = 0
     """Of the prompt's, as the provider tells them."""
+    choice: int = 0
+    """Which of the samples that were asked for together, from 0 on."""
+
+
+def match_samples(
+    samples: Sequence[SampleT], completions: Sequence[Completion]
+) -> list[tuple[SampleT, Completion]]:
+    """Each completion with its sample: of an answer that broke off those that had ended need not be
+    the first. A server that numbers its choices otherwise gives them in order."""
+    choices = {each.choice for each in completions}
+    if len(choices) < len(completions) or max(choices, default=0) >= len(samples):
+        return list(zip(samples, completions, strict=False))
+    return [(samples[each.choice], each) for each in completions]
 
 
 class TeacherClient(Protocol):
@@ -84,8 +98,8 @@ class TeacherClient(Protocol):
     async def generate(
         self, request: PromptRequest, sampling: SamplingParams, progress: StreamProgress
     ) -> None:
-        """Fill `progress`, whatever this raises; its completions are those of the first samples of
-        `request`, at least one."""
+        """Fill `progress`, whatever this raises; its completions say of which samples of `request`
+        they are, at least one where it raises nothing."""
         ...
 
     async def close(self) -> None: ...

@@ -22,7 +22,9 @@ from services.api.assembling.teacher.teacher_client import (
     StreamProgress,
     TeacherClient,
     TeacherInfo,
+    match_samples,
 )
+from services.api.assembling.teacher.teacher_errors import TeacherUnreachable
 from services.api.assembling.tokens.token_account import TokenAccount
 from services.api.assembling.tokens.token_budget import TokenBudget
 from services.api.settings import TeacherConfig
@@ -129,6 +131,48 @@ class CountingClient:
         progress.completions = tuple(Completion("x", "stop", 1, 1) for _ in came)
 
     async def close(self) -> None: ...
+
+
+class BreakingClient(CountingClient):
+    """Its first answer breaks off when the third and the fourth of five choices have ended."""
+
+    def __init__(self) -> None:
+        super().__init__(5, 5)
+        self.asked = list[tuple[int, ...]]()
+
+    async def generate(
+        self, request: PromptRequest, sampling: SamplingParams, progress: StreamProgress
+    ) -> None:
+        self.asked.append(tuple(each.index for each in request.samples))
+        ended = (2, 3) if len(self.asked) == 1 else range(len(request.samples))
+        progress.completions = tuple(Completion("x", "stop", 1, 1, choice=place) for place in ended)
+        if len(self.asked) == 1:
+            raise TeacherUnreachable("it broke off")
+
+
+@pytest.mark.anyio
+async def test_choices_that_ended_before_an_answer_broke_off_are_the_samples_that_they_are() -> (
+    None
+):
+    client, kept = BreakingClient(), list[SampleRequest]()
+    prompt = TeacherPrompt("prompt")
+    wanted = PromptRequest(tuple(SampleRequest(prompt, n) for n in range(5)))
+    await sample(client, [wanted], kept, MemoryGenerationBuffer(), concurrency=5)
+    assert [each.index for each in kept] == [2, 3, 0, 1, 4]
+    assert client.asked == [(0, 1, 2, 3, 4), (0, 1), (4,)]
+
+
+def test_a_completion_is_of_the_sample_that_its_choice_says() -> None:
+    def complete(*choices: int) -> list[Completion]:
+        return [Completion("x", "stop", 1, 1, choice=choice) for choice in choices]
+
+    def match(*choices: int) -> list[str]:
+        return [sample for sample, _ in match_samples("abc", complete(*choices))]
+
+    assert match(0, 1, 2) == ["a", "b", "c"]
+    assert match(1, 2) == ["b", "c"]
+    assert match(1, 2, 3) == match(0, 0, 0) == ["a", "b", "c"], "numbered by another rule"
+    assert match() == []
 
 
 @pytest.mark.anyio

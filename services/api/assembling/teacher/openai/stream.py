@@ -112,15 +112,15 @@ class StreamedAnswer:
         self.completion_tokens = written + earlier
         self.is_counted = not is_running
 
-    def take_finished(self) -> list[StreamedChoice]:
-        """In their order. Where the usage came, the answer ended in order, and a server that names
-        no reason has finished all of them."""
+    def take_finished(self) -> dict[int, StreamedChoice]:
+        """By their indices, in order. Where the usage came, the answer ended in order, and a server
+        that names no reason has finished all of them."""
         ended = self.is_counted
-        return [
-            choice
-            for _, choice in sorted(self.choices.items())
+        return {
+            index: choice
+            for index, choice in sorted(self.choices.items())
             if choice.finish_reason not in FAILED_REASONS and (choice.finish_reason or ended)
-        ]
+        }
 
     @property
     def told_usage(self) -> Tokens | None:
@@ -157,7 +157,7 @@ async def build_completions(
         # None, or of one choice only: what came is counted, choice by choice.
         counts = [await estimator.count(choice.text) for choice in answer.choices.values()]
         written = max(sum(counts), answer.chunks, written or 0)
-    shares = _share_out(written, [len(choice.text) + 1 for choice in finished])
+    shares = _share_out(written, [len(choice.text) + 1 for choice in finished.values()])
     return tuple(
         Completion(
             text=choice.text,
@@ -166,8 +166,9 @@ async def build_completions(
             completion_tokens=share,
             estimated=estimated,
             cached_tokens=0 if place else answer.cached_tokens,
+            choice=index,
         )
-        for place, (choice, share) in enumerate(zip(finished, shares, strict=True))
+        for place, ((index, choice), share) in enumerate(zip(finished.items(), shares, strict=True))
     )
 
 
