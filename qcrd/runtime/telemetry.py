@@ -200,7 +200,7 @@ class TelemetryMiddleware:
                 await _send_response(send_with_request_id, 200, CONTENT_TYPE_LATEST, body)
             else:
                 await self._app(scope, receive, send_with_request_id)
-        except Exception:
+        except Exception:  # the boundary of a request: it fails, the server does not
             log.exception("request failed")
             if not status:
                 await _send_response(

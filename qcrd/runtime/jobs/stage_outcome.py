@@ -93,7 +93,7 @@ def run_work(work: StageWork, context: StageContext) -> Outcome:
         return Backoff(error)
     except QcrdError as error:
         return Failed(JobFailure(message=error.message, code=error.code, param=error.param))
-    except Exception as error:
+    except Exception as error:  # the boundary of a stage: its job fails, its worker does not
         log.exception("the stage crashed")
         return Crashed(f"{type(error).__name__}: {error}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from qcrd.records.students.answer_form import AnswerForm
@@ -65,6 +66,13 @@ class SimpleToken:
     text: str
     start: int
     stop: int
+
+
+def get_byte_offsets(text: str) -> Sequence[int]:
+    """Where each character of `text` begins in its UTF-8 bytes, and last where they end."""
+    if text.isascii():
+        return range(len(text) + 1)
+    return [0, *accumulate(len(character.encode()) for character in text)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,6 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import replace
-from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,7 @@ from services.teacher.engines.base import (
     SimpleToken,
     Token,
     ValidGenerateRequest,
+    get_byte_offsets,
 )
 from services.teacher.engines.copies import choose_copy, share_slots
 from services.teacher.errors import GenerationFailed, MissingTemplateVariable, TemplateFailed
@@ -195,30 +195,26 @@ class TransformersEngine:
     ) -> None:
         """As many as there are replicas, sharing out the limits; an accelerator takes one batch at
         a time, however many wait for it."""
-        from services.teacher.engines.transformers.worker import WorkerThread
+        from services.teacher.engines.transformers.worker import WorkerSetup, WorkerThread
         from services.teacher.engines.transformers.worker_process import WorkerProcess
 
         replicas = self._replicas if model.net.device.type == "cpu" else 1
-        own, *others = [
-            replace(
-                limits,
-                slots=slots,
-                max_batch_total_tokens=limits.max_batch_total_tokens * slots // limits.slots,
-            )
+        budget = limits.max_batch_total_tokens
+        shares = [
+            replace(limits, slots=slots, max_batch_total_tokens=budget * slots // limits.slots)
             for slots in share_slots(limits.slots, replicas)
         ]
+        own, *others = [WorkerSetup(model, share, grammar_tokenizer) for share in shares]
         forked = [
             WorkerProcess(
-                model,
                 each,
                 self.batch_metrics,
-                grammar_tokenizer,
                 threads=self._threads,
                 on_death=lambda reason: self.on_failure(reason),
             )
             for each in others
         ]
-        self._first = WorkerThread(model, own, self.batch_metrics, grammar_tokenizer)
+        self._first = WorkerThread(own, self.batch_metrics)
         self._workers = [self._first, *forked]
 
     def _tokenize(self, text: str, add_special_tokens: bool) -> list[SimpleToken]:
@@ -257,10 +253,3 @@ class TransformersEngine:
         except (TemplateError, ValueError, TypeError, KeyError) as error:
             raise TemplateFailed(str(error)) from error
         return str(text)
-
-
-def get_byte_offsets(text: str) -> Sequence[int]:
-    """Where each character of `text` begins in its UTF-8 bytes, and last where they end."""
-    if text.isascii():
-        return range(len(text) + 1)
-    return [0, *accumulate(len(character.encode()) for character in text)]

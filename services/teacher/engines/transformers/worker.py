@@ -62,21 +62,29 @@ class BatchLimits:
     max_batch_prefill_tokens: int
 
 
+@dataclass(frozen=True)
+class WorkerSetup:
+    """What a worker runs: the model, its share of the limits, and the model's tokenizer as grammars
+    need it, None where it cannot be had."""
+
+    model: LoadedModel
+    limits: BatchLimits
+    grammar_tokenizer: Any
+
+
 class WorkerThread(Worker):
     """Runs a batch of its own in a thread of this process. A None in `_incoming` closes it."""
 
     def __init__(
         self,
-        model: LoadedModel,
-        limits: BatchLimits,
+        setup: WorkerSetup,
         batch_metrics: BatchMetrics,
-        grammar_tokenizer: Any,
         deliver: Deliver = deliver_to_loops,
     ) -> None:
-        super().__init__(limits.slots)
-        self._model, self._limits, self._batch_metrics = model, limits, batch_metrics
-        self._deliver = deliver
-        self._grammar_tokenizer = grammar_tokenizer
+        super().__init__(setup.limits.slots)
+        self._model, self._limits = setup.model, setup.limits
+        self._grammar_tokenizer = setup.grammar_tokenizer
+        self._batch_metrics, self._deliver = batch_metrics, deliver
         self.batch = self._create_batch()
         self._incoming: queue.SimpleQueue[RequestStream | ScoringRequest | None] = (
             queue.SimpleQueue()

@@ -30,8 +30,7 @@ from services.teacher.engines.transformers.request_stream import (
     Worker,
     deliver_to_loops,
 )
-from services.teacher.engines.transformers.weights import LoadedModel
-from services.teacher.engines.transformers.worker import BatchLimits, WorkerThread
+from services.teacher.engines.transformers.worker import WorkerSetup, WorkerThread
 from services.teacher.errors import GenerationFailed
 from services.teacher.metrics.batches import BatchMetrics
 
@@ -47,15 +46,13 @@ class WorkerProcess(Worker):
 
     def __init__(
         self,
-        model: LoadedModel,
-        limits: BatchLimits,
+        setup: WorkerSetup,
         batch_metrics: BatchMetrics,
-        grammar_tokenizer: Any,
         *,
         threads: int,
         on_death: Callable[[str], None],
     ) -> None:
-        super().__init__(limits.slots)
+        super().__init__(setup.limits.slots)
         self._batch_metrics, self._on_death = batch_metrics, on_death
         self._prefilled_tokens = 0
         self._numbers = itertools.count()
@@ -65,7 +62,7 @@ class WorkerProcess(Worker):
         self._connection, far_end = multiprocessing.Pipe()
         self._process = multiprocessing.get_context("fork").Process(
             target=_run_process,
-            args=(far_end, model, limits, grammar_tokenizer, threads),
+            args=(far_end, setup, threads),
             name="local",
             daemon=True,
         )
@@ -162,13 +159,7 @@ class WorkerProcess(Worker):
 # --- in the process -------------------------------------------------------------------------------
 
 
-def _run_process(
-    connection: Connection,
-    model: LoadedModel,
-    limits: BatchLimits,
-    grammar_tokenizer: Any,
-    threads: int,
-) -> None:
+def _run_process(connection: Connection, setup: WorkerSetup, threads: int) -> None:
     # Signals to the server's group are the server's, which ends this process when it has drained.
     os.setsid()
     signal.set_wakeup_fd(-1)
@@ -176,7 +167,7 @@ def _run_process(
         signal.signal(number, signal.SIG_DFL)
     _release_sockets(but=connection.fileno())
     torch.set_num_threads(threads)
-    _FarEnd(connection, model, limits, grammar_tokenizer).run()
+    _FarEnd(connection, setup).run()
 
 
 def _release_sockets(*, but: int) -> None:
@@ -194,17 +185,11 @@ def _release_sockets(*, but: int) -> None:
 class _FarEnd:
     """Does what comes out of the connection, until it is closed."""
 
-    def __init__(
-        self,
-        connection: Connection,
-        model: LoadedModel,
-        limits: BatchLimits,
-        grammar_tokenizer: Any,
-    ) -> None:
+    def __init__(self, connection: Connection, setup: WorkerSetup) -> None:
         self._connection = connection
         self._streams: dict[int, RequestStream] = {}
         metrics = cast(BatchMetrics, _FarMetrics(self._tell))
-        self._worker = WorkerThread(model, limits, metrics, grammar_tokenizer, self._deliver)
+        self._worker = WorkerThread(setup, metrics, self._deliver)
 
     def run(self) -> None:
         self._worker.start()

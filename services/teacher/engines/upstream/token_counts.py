@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qcrd.errors import Invalid
-from services.teacher.engines.base import SimpleToken, ValidGenerateRequest
+from services.teacher.engines.base import SimpleToken, ValidGenerateRequest, get_byte_offsets
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -80,19 +80,11 @@ class LocalTokenizer:
 
     def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[SimpleToken]:
         encoding = self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
-        starts = _get_byte_offsets(text)
+        starts = get_byte_offsets(text)
         return [
             SimpleToken(token, text[start:stop], starts[start], starts[stop])
             for token, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True)
         ]
-
-
-def _get_byte_offsets(text: str) -> list[int]:
-    """Of each character, and of the end."""
-    offsets = [0]
-    for character in text:
-        offsets.append(offsets[-1] + len(character.encode()))
-    return offsets
 
 
 def parse_tokens(body: Any) -> list[SimpleToken] | None:
